@@ -1,0 +1,91 @@
+"""One publication on its way: who it is for, and its message in every form that is asked for, each made once."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Collection
+
+from antiphon.errors import ConfigurationError, MessageTooLarge
+from antiphon.topics import check_topic, check_user_id, route_of
+from antiphon.wire import codec
+from antiphon.wire.envelope import Envelope
+from antiphon.wire.frames import Frame
+
+__all__ = ["Publication", "frame_of", "new_publication"]
+
+_numbers = itertools.count(1)
+
+
+class Publication:
+    """A message with its channel, its topic and its envelope."""
+
+    __slots__ = ("_frame", "channel", "envelope", "route", "topic")
+
+    def __init__(self, envelope: Envelope, *, channel: str, topic: str | None = None) -> None:
+        self.envelope = envelope
+        self.channel = channel
+        self.topic = topic
+        self.route = route_of(channel, topic)
+        self._frame: Frame | None = None
+
+    @property
+    def frame(self) -> Frame:
+        """The message as it goes to the sockets."""
+        frame = self._frame
+        if frame is None:
+            payload = self.envelope.payload
+            frame = Frame.of_text(str(codec.decode(payload))) if self.envelope.is_text else Frame.json(payload)
+            self._frame = frame
+        return frame
+
+    def message(self) -> object:
+        """The message as a Python value; decoded anew at each call, so that the caller may change it."""
+        return codec.decode(self.envelope.payload)
+
+
+def new_publication(
+    message: object,
+    *,
+    sender: str,
+    channel: str,
+    limit_bytes: int,
+    topic: str | None = None,
+    users: Collection[str] | None = None,
+    exclude: frozenset[str] | None = None,
+    expires_s: float | None = None,
+) -> Publication:
+    """Check and encode a message, and give it its id: the sender's name and a number.
+
+    Raises MessageNotSerializable, MessageTooLarge, InvalidTopicName, InvalidUserId or ConfigurationError.
+    """
+    payload = _encode(message, limit_bytes=limit_bytes)
+    if isinstance(users, str):
+        raise ConfigurationError(f"target_user_ids={users!r} is one text: give a set of user ids, as in {{{users!r}}}")
+    now_ms = time.time_ns() // 1_000_000
+    if expires_s is not None and not expires_s > 0:
+        raise ConfigurationError(f"expires_s={expires_s!r}: it must be above 0")
+    envelope = Envelope(
+        id=f"{sender}-{next(_numbers)}",
+        payload=payload,
+        is_text=isinstance(message, str),
+        sender=sender,
+        users=None if users is None else frozenset(check_user_id(user) for user in users),
+        exclude=exclude or None,
+        expires_at_ms=None if expires_s is None else now_ms + round(expires_s * 1000),
+        at_ms=now_ms,
+    )
+    return Publication(envelope, channel=channel, topic=None if topic is None else check_topic(topic))
+
+
+def frame_of(message: object, *, limit_bytes: int) -> Frame:
+    """A message for one socket. Raises MessageNotSerializable and MessageTooLarge."""
+    payload = _encode(message, limit_bytes=limit_bytes)
+    return Frame.of_text(message) if isinstance(message, str) else Frame.json(payload)
+
+
+def _encode(message: object, *, limit_bytes: int) -> bytes:
+    payload = codec.encode(message)
+    if len(payload) > limit_bytes:
+        raise MessageTooLarge(len(payload), limit_bytes=limit_bytes)
+    return payload

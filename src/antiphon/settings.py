@@ -1,0 +1,99 @@
+"""What is read from the environment, and the timings of the broker link."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from antiphon.errors import ConfigurationError
+
+__all__ = ["Settings", "Timings", "read_settings", "redact"]
+
+_SWITCH = "USE_REDIS_WEBSOCKET"
+_URL_VARIABLES = ("ANTIPHON_BROKER_URL", "REDIS_URL")
+_OFF = frozenset({"false", "0", "no", "off"})
+_ON = frozenset({"true", "1", "yes", "on", ""})
+
+_userinfo = re.compile(r"(?s)(?<=://).*@|^(?!.*://).*@")
+_secrets_in_query = re.compile(r"(?i)(?<=[?&])((?:user(?:name)?|pass(?:word)?)=)[^&#]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """The deadlines of the broker link, in seconds. Raises ConfigurationError for values that are not above 0."""
+
+    ping_every_s: float = 0.5
+    """How often the broker is asked for an answer."""
+    dead_after_s: float = 2.0
+    """The broker is taken for dead when it has not answered for so long."""
+    connect_s: float = 1.0
+    """How long an attempt to connect may take."""
+    command_s: float = 2.0
+    """How long the broker may take to answer a command."""
+    prove_s: float = 2.0
+    """How long a new connection may take to show that what is published comes back on it."""
+    backoff_first_s: float = 0.1
+    """The longest pause before the first new attempt to connect; each is drawn at random up to its bound."""
+    backoff_max_s: float = 0.8
+    """The longest pause before any attempt; the bound doubles up to it."""
+    linger_s: float = 5.0
+    """How long a topic stays subscribed after its last listener on this replica has left."""
+    probe_every_s: float = 10.0
+    """How often a token is published to see that it comes back: a sound connection may lead to the wrong server."""
+    others_wait_s: float = 2.5
+    """How long a replica that is back waits for as many others as there were before it sends what it kept for them."""
+    own_copy_s: float = 2.0
+    """How long the own copy of a publication may take to come back after the broker took it."""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if not value > 0:
+                raise ConfigurationError(f"Timings.{entry.name} must be above 0, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What applies to one process. Its text form shows no password."""
+
+    broker_url: str | None = None
+    """Where the broker is; None for single-replica mode, in which messages reach only this replica's clients."""
+    timings: Timings = field(default_factory=Timings)
+
+    def __repr__(self) -> str:
+        shown = None if self.broker_url is None else redact(self.broker_url)
+        return f"Settings(broker_url={shown!r}, timings={self.timings!r})"
+
+
+def read_settings(url: str | None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Find the broker's address: `url`, else `ANTIPHON_BROKER_URL`, else `REDIS_URL`; what is empty counts as not set.
+
+    `USE_REDIS_WEBSOCKET=false` (also 0, no, off) wins over all of them: single-replica mode. The address itself is
+    checked by the broker that it names. Raises ConfigurationError for another word in that switch.
+    """
+    environ = os.environ if environ is None else environ
+    if not _broker_wanted(environ):
+        return Settings()
+    for candidate in (url, *(environ.get(name) for name in _URL_VARIABLES)):
+        if candidate is not None and (stripped := candidate.strip()):
+            return Settings(broker_url=stripped)
+    return Settings()
+
+
+def redact(url: str) -> str:
+    """The address without user name and password."""
+    return _secrets_in_query.sub(r"\1***", _userinfo.sub("***@", url))
+
+
+def _broker_wanted(environ: Mapping[str, str]) -> bool:
+    word = environ.get(_SWITCH, "").strip().lower()
+    if word in _OFF:
+        return False
+    if word in _ON:
+        return True
+    raise ConfigurationError(
+        f"{_SWITCH}={environ[_SWITCH]!r} is not understood: set it to true, 1, yes or on to use the broker, "
+        "or to false, 0, no or off for single-replica mode"
+    )

@@ -1,0 +1,1 @@
+"""Bytes in and out, without a network: JSON, envelopes between replicas, frames to clients."""

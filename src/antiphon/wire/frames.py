@@ -1,0 +1,129 @@
+"""Outgoing messages as WebSocket frames: each representation is built once and shared by every socket."""
+
+from __future__ import annotations
+
+import zlib
+
+from antiphon.errors import ConfigurationError, MessageNotSerializable
+
+__all__ = ["DEFLATE_WINDOW_BITS", "Frame", "close_frame"]
+
+DEFLATE_WINDOW_BITS = 12
+"""`Frame.deflated` needs a client window of at least 2**12 bytes: do not send it where a smaller one was negotiated."""
+
+_FIN_TEXT = 0x81
+_FIN_TEXT_DEFLATED = 0xC1
+_FIN_CLOSE = 0x88
+_SYNC_MARK = b"\x00\x00\xff\xff"
+_REASON_BYTES = 123
+
+
+class Frame:
+    """One message for clients, in each form that a transport may want.
+
+    All forms but `payload` are built when first asked for, and kept. They are shared: nobody may change them.
+    """
+
+    __slots__ = ("_deflated", "_event", "_text", "_wire", "payload")
+
+    payload: bytes
+    """The content of the text frame, in UTF-8."""
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self._text: str | None = None
+        self._wire: bytes | None = None
+        self._event: dict[str, object] | None = None
+        self._deflated: bytes | None = None
+
+    @classmethod
+    def json(cls, payload: bytes) -> Frame:
+        """A frame of JSON that is encoded already. `payload` must be valid UTF-8; that is not checked."""
+        return cls(payload)
+
+    @classmethod
+    def of_text(cls, text: str) -> Frame:
+        """A frame of a text as it stands. Raises MessageNotSerializable for a lone surrogate."""
+        return _frame_of_text(text)
+
+    @property
+    def text(self) -> str:
+        """The content as `str`."""
+        text = self._text
+        if text is None:
+            text = self._text = self.payload.decode()
+        return text
+
+    @property
+    def size(self) -> int:
+        """Bytes of the content, without the frame's header."""
+        return len(self.payload)
+
+    @property
+    def wire(self) -> bytes:
+        """The complete frame of RFC 6455 as a server sends it: final, text, not masked, not compressed."""
+        wire = self._wire
+        if wire is None:
+            wire = self._wire = _frame(_FIN_TEXT, self.payload)
+        return wire
+
+    @property
+    def event(self) -> dict[str, object]:
+        """The ASGI event that sends it. One dict for all sockets."""
+        event = self._event
+        if event is None:
+            event = self._event = {"type": "websocket.send", "text": self.text}
+        return event
+
+    @property
+    def deflated(self) -> bytes:
+        """The complete frame for clients that negotiated permessage-deflate (RFC 7692).
+
+        Compressed with a fresh context, so that it is valid on every connection whatever was sent before, with or
+        without context takeover; the client's window must be at least `DEFLATE_WINDOW_BITS`.
+        """
+        deflated = self._deflated
+        if deflated is None:
+            deflated = self._deflated = _frame(_FIN_TEXT_DEFLATED, _deflate(self.payload))
+        return deflated
+
+    def __repr__(self) -> str:
+        return f"<Frame of {len(self.payload)} bytes>"
+
+
+def _frame_of_text(text: str) -> Frame:
+    try:
+        frame = Frame(text.encode())
+    except UnicodeEncodeError as error:
+        raise MessageNotSerializable(f"the text holds a lone surrogate at {error.start}: clean it first") from error
+    frame._text = text
+    return frame
+
+
+def _frame(first_byte: int, payload: bytes) -> bytes:
+    size = len(payload)
+    if size < 126:
+        return bytes((first_byte, size)) + payload
+    if size < 65_536:
+        return bytes((first_byte, 126, size >> 8, size & 0xFF)) + payload
+    return bytes((first_byte, 127)) + size.to_bytes(8, "big") + payload
+
+
+def _deflate(payload: bytes) -> bytes:
+    if not payload:
+        return b"\x00"  # RFC 7692 §7.2.3.6
+    compressor = zlib.compressobj(level=6, wbits=-DEFLATE_WINDOW_BITS, memLevel=5)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(_SYNC_MARK)
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """The complete close frame of RFC 6455. A reason above 123 bytes is cut at a character's end.
+
+    Raises ConfigurationError for a code that may not stand in a frame.
+    """
+    if not 1000 <= code < 5000 or code in (1004, 1005, 1006, 1015):
+        raise ConfigurationError(
+            f"{code} may not be sent as a close code: take one of antiphon.CloseCode, or 3000-4999"
+        )
+    text = reason.encode("utf-8", "replace")[:_REASON_BYTES].decode("utf-8", "ignore").encode()
+    return bytes((_FIN_CLOSE, 2 + len(text))) + code.to_bytes(2, "big") + text
