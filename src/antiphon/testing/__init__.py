@@ -1,0 +1,1 @@
+"""For tests of applications and of brokers: doubles, a broker's contract, and virtual time."""
