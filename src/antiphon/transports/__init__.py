@@ -1,0 +1,1 @@
+"""The ways to a client's socket: `base` says what one must offer."""

@@ -1,0 +1,477 @@
+"""The way to the sockets of any ASGI server: its own `send`, one event prebuilt for everybody.
+
+One driver task per lane takes the first step of every `send` itself. That step is usually the whole of it, and then no
+task is woken for a delivery. A `send` that suspends keeps the task that began it (libraries remember the task that
+entered a cancel scope): the driver goes on as that connection's writer, and another driver takes over the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from types import CoroutineType
+from typing import Protocol, TypeAlias
+
+from antiphon.codes import CloseCode
+from antiphon.transports.base import OnLost, SendLimits, Transport
+from antiphon.transports.pressure import Pressure
+from antiphon.wire.frames import Frame
+
+__all__ = ["AsgiGroup", "AsgiLane", "AsgiSend", "AsgiTransport"]
+
+logger = logging.getLogger("antiphon")
+
+SLICE = 512
+"""Sends between two turns of the event loop."""
+BURST = 64
+"""Sends of one writer between two turns of the event loop."""
+WATCH_S = 1.0
+PROGRESS_S = 0.1
+
+AsgiSend: TypeAlias = Callable[[dict[str, object]], Awaitable[None]]
+"""An ASGI server's `send`, as an endpoint gets it."""
+
+
+class _Job:
+    """One event for some sockets, as they were when it was delivered."""
+
+    __slots__ = ("event", "last", "position", "size", "targets")
+
+    def __init__(self, targets: Sequence[AsgiTransport], event: dict[str, object], size: int, *, last: bool) -> None:
+        self.targets = targets
+        self.event = event
+        self.size = size
+        self.last = last
+        self.position = 0
+
+
+class _Waiting:
+    """One event that waits for one socket."""
+
+    __slots__ = ("at", "event", "last", "size")
+
+    def __init__(self, event: dict[str, object], size: int, at: float, *, last: bool) -> None:
+        self.event = event
+        self.size = size
+        self.at = at
+        self.last = last
+
+
+class _Step(Protocol):
+    """What a coroutine offers for being driven by hand."""
+
+    def send(self, value: object, /) -> object: ...
+
+    def throw(self, error: BaseException, /) -> object: ...
+
+    def close(self) -> None: ...
+
+
+class _Rest:
+    """What is left of a coroutine that took its first step elsewhere: awaiting it goes on where it stopped."""
+
+    __slots__ = ("_context", "_step", "_yielded")
+
+    def __init__(self, step: _Step, context: contextvars.Context, yielded: object) -> None:
+        self._step = step
+        self._context = context
+        self._yielded = yielded
+
+    def __await__(self) -> Generator[object, object, None]:
+        run = self._context.run
+        step = self._step
+        yielded = self._yielded
+        try:
+            while True:
+                try:
+                    answer = yield yielded
+                except GeneratorExit:
+                    run(step.close)
+                    raise
+                except BaseException as error:
+                    yielded = run(step.throw, error)
+                else:
+                    yielded = run(step.send, answer)
+        except StopIteration:
+            return
+
+
+async def _awaited(awaitable: Awaitable[None]) -> None:
+    await awaitable
+
+
+class AsgiLane:
+    """The sockets of one manager on one event loop that are written to through ASGI."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        self._jobs: deque[_Job] = deque()
+        self._driver: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watch: asyncio.TimerHandle | None = None
+        self._watch_s = WATCH_S
+        self._busy: dict[AsgiTransport, None] = {}
+        self.pressure = Pressure()
+
+    def group(self) -> AsgiGroup:
+        """A new, empty group."""
+        return AsgiGroup(self)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes of frames that were delivered and not yet handed to every socket."""
+        return self.pressure.bytes
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued any more, for no socket."""
+        return not self._tasks
+
+    async def room(self) -> None:
+        """Return when the backlog is small; give the driver a turn first, so that a `close` can follow a message."""
+        if self._jobs:
+            await asyncio.sleep(0)
+        await self.pressure.room()
+
+    def close(self) -> None:
+        """End every task of the lane; what is still queued is dropped. The sockets stay open."""
+        for transport in list(self._busy):
+            transport.detach()
+        self.pressure.done(len(self._jobs), sum(job.size for job in self._jobs))
+        self._jobs.clear()
+        for task in self._tasks:
+            task.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    # What transports and groups ask for.
+
+    def _queue(self, targets: Sequence[AsgiTransport], event: dict[str, object], size: int, *, last: bool) -> None:
+        self._jobs.append(_Job(targets, event, size, last=last))
+        self.pressure.add(size)
+        if self._driver is None:
+            self._start_driver()
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work, context=self._context)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _start_driver(self) -> None:
+        self._driver = self._spawn(self._drive())
+
+    def _now_busy(self, transport: AsgiTransport) -> None:
+        self._busy[transport] = None
+        self._watch_s = min(self._watch_s, transport._limits.queued_age_s / 4)
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._watch_s, self._look_for_slow)
+
+    def _no_longer_busy(self, transport: AsgiTransport) -> None:
+        self._busy.pop(transport, None)
+        self.pressure.crowded.pop(transport, None)
+
+    def _look_for_slow(self) -> None:
+        self._watch = None
+        now = self._loop.time()
+        for transport in list(self._busy):
+            transport._check_age(now)
+        if self._busy:
+            self._watch = self._loop.call_later(self._watch_s, self._look_for_slow)
+
+    # The tasks.
+
+    async def _drive(self) -> None:
+        me = asyncio.current_task()
+        budget = SLICE
+        try:
+            while self._jobs:
+                job = self._jobs[0]
+                suspended = self._step_through(job, budget)
+                if suspended is not None:
+                    transport, rest = suspended
+                    transport._writer = me
+                    self._start_driver()
+                    await transport._write(job, rest)
+                    return
+                if job.position < len(job.targets):
+                    budget = 0
+                else:
+                    self._jobs.popleft()
+                    self.pressure.done(1, job.size)
+                    budget -= min(budget, len(job.targets))
+                if not budget:
+                    await asyncio.sleep(0)
+                    budget = SLICE
+        finally:
+            if self._driver is me:
+                self._driver = None
+
+    def _step_through(self, job: _Job, budget: int) -> tuple[AsgiTransport, _Rest] | None:
+        """Send to up to `budget` of the job's sockets that are left. What is returned did not finish at once."""
+        event = job.event
+        position = job.position
+        for transport in job.targets[position : position + budget]:
+            position += 1
+            if not transport._quick or job.last:
+                transport._put(job)
+                continue
+            try:
+                step = transport._send(event)
+                if type(step) is not CoroutineType:
+                    step = _awaited(step)
+                yielded = transport._context.run(step.send, None)
+            except StopIteration:
+                continue
+            except (Exception, asyncio.CancelledError) as error:
+                transport._fail(error)
+            else:
+                job.position = position
+                return transport, _Rest(step, transport._context, yielded)
+        job.position = position
+        return None
+
+
+class AsgiTransport:
+    """One socket that is written to by its server's `send`. Make it on the event loop, when the socket was accepted."""
+
+    __slots__ = (
+        "_closing",
+        "_context",
+        "_deadline",
+        "_detached",
+        "_ended",
+        "_lane",
+        "_limits",
+        "_on_lost",
+        "_progress_at",
+        "_queue",
+        "_queued",
+        "_quick",
+        "_send",
+        "_suspends",
+        "_writer",
+    )
+
+    def __init__(self, send: AsgiSend, *, lane: AsgiLane, on_lost: OnLost, limits: SendLimits) -> None:
+        self._send = send
+        self._lane = lane
+        self._on_lost = on_lost
+        self._limits = limits
+        self._context = contextvars.copy_context()
+        self._quick = True
+        """Nothing waits and nobody writes: the driver may."""
+        self._suspends = False
+        """The last send suspended: the next begins in a task of its own."""
+        self._queue: deque[_Waiting] | None = None
+        self._queued = 0
+        self._writer: asyncio.Task[None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._progress_at = 0.0
+        self._closing = False
+        self._detached = False
+        self._ended = False
+
+    @property
+    def lane(self) -> AsgiLane:
+        """The lane that this socket belongs to."""
+        return self._lane
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait because the client does not read; 0 for one that keeps up."""
+        return self._queued
+
+    def send(self, frame: Frame) -> None:
+        """Queue one frame for this socket alone, behind what its groups were given before."""
+        if not (self._closing or self._detached or self._ended):
+            self._lane._queue((self,), frame.event, frame.size, last=False)
+
+    def close(self, code: int, reason: str) -> None:
+        """Send what is queued, then the close frame; give up when that takes more than `SendLimits.close_s`."""
+        if self._closing or self._detached or self._ended:
+            return
+        self._closing = True
+        self._lane._queue((self,), _close_event(code, reason), 0, last=True)
+        self._deadline = self._lane._loop.call_later(self._limits.close_s, self._end, "closed")
+
+    def detach(self) -> None:
+        """Take nothing more. What was given before still leaves, if the socket takes it; `on_lost` is not told."""
+        self._detached = True
+
+    def holds_publishers(self) -> bool:
+        """Whether it drains so quickly that waiting for it is better than cutting it off."""
+        if not self._queue:
+            return False
+        now = self._lane._loop.time()
+        return now - self._progress_at < PROGRESS_S and now - self._queue[0].at < 1.0
+
+    # What the lane does with it.
+
+    def _put(self, job: _Job) -> None:
+        """Let the event wait for this socket's own writer."""
+        queue = self._queue
+        if self._ended or (queue and queue[-1].last):
+            return
+        if queue is None:
+            queue = self._queue = deque()
+        if queue and self._queued + job.size > self._limits.queued_bytes:
+            self._cut()
+            return
+        queue.append(_Waiting(job.event, job.size, self._lane._loop.time(), last=job.last))
+        self._queued += job.size
+        if self._queued > self._limits.queued_bytes // 2:
+            self._lane.pressure.crowded[self] = None
+        if self._writer is None:
+            self._quick = False
+            self._progress_at = queue[-1].at
+            self._writer = self._lane._spawn(self._write(None, None))
+            self._lane._now_busy(self)
+
+    async def _write(self, job: _Job | None, rest: _Rest | None) -> None:
+        """Send until nothing waits; beginning with the rest of a send that the driver began."""
+        try:
+            queue = self._queue
+            if queue is None:
+                queue = self._queue = deque()
+            if job is not None and rest is not None:
+                self._quick = False
+                queue.append(_Waiting(job.event, job.size, self._lane._loop.time(), last=False))
+                self._queued += job.size
+                self._progress_at = queue[0].at
+                self._lane._now_busy(self)
+                await rest
+                self._sent(suspended=True)
+            burst = BURST
+            while queue and not self._ended:
+                await self._send_first(queue[0])
+                burst -= 1
+                if not burst:
+                    await asyncio.sleep(0)
+                    burst = BURST
+        except asyncio.CancelledError:
+            self._end("gone")
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._writer = None
+            if not self._ended:
+                self._queue = None
+                self._quick = not self._suspends
+                self._lane._no_longer_busy(self)
+
+    async def _send_first(self, waiting: _Waiting) -> None:
+        step = self._send(waiting.event)
+        if type(step) is not CoroutineType:
+            step = _awaited(step)
+        try:
+            yielded = self._context.run(step.send, None)
+        except StopIteration:
+            suspended = False
+        else:
+            suspended = True
+            await _Rest(step, self._context, yielded)
+        self._sent(suspended=suspended)
+        if waiting.last:
+            self._end("closed")
+
+    def _sent(self, *, suspended: bool) -> None:
+        self._suspends = suspended
+        self._progress_at = self._lane._loop.time()
+        if self._queue:
+            self._queued -= self._queue.popleft().size
+            if self._queued <= self._limits.queued_bytes // 2:
+                self._lane.pressure.crowded.pop(self, None)
+
+    def _check_age(self, now: float) -> None:
+        if self._queue and now - self._queue[0].at > self._limits.queued_age_s:
+            self._cut()
+
+    def _cut(self) -> None:
+        """The client does not read: drop what waits, and say so in a close frame if that can still leave."""
+        if self._ended:
+            return
+        said = self._closing or self._detached
+        self._end("slow")
+        if not said:
+            self._lane._spawn(self._say_slow())
+
+    async def _say_slow(self) -> None:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(self._limits.close_s):
+                await self._send(_close_event(CloseCode.TOO_SLOW, "too slow"))
+
+    def _fail(self, error: BaseException) -> None:
+        if _means_gone(error):
+            self._end("gone")
+            return
+        if not self._ended and not self._detached:
+            logger.warning("the server's send failed: the connection is given up", exc_info=error)
+        self._end("error")
+
+    def _end(self, reason: str) -> None:
+        """Carry nothing more. Idempotent."""
+        if self._ended:
+            return
+        self._ended = True
+        self._quick = False
+        self._queue = None
+        self._queued = 0
+        self._lane._no_longer_busy(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._writer is not None and self._writer is not asyncio.current_task():
+            self._writer.cancel()
+        if not self._detached:
+            self._lane._loop.call_soon(self._on_lost, reason)
+
+
+class AsgiGroup:
+    """Some sockets of one lane that hear the same."""
+
+    __slots__ = ("_lane", "_members", "_targets")
+
+    def __init__(self, lane: AsgiLane) -> None:
+        self._lane = lane
+        self._members: dict[AsgiTransport, None] = {}
+        self._targets: tuple[AsgiTransport, ...] | None = ()
+
+    def add(self, transport: Transport) -> None:
+        """Add a socket of the same lane. What was delivered before does not reach it."""
+        assert isinstance(transport, AsgiTransport)
+        self._members[transport] = None
+        self._targets = None
+
+    def discard(self, transport: Transport) -> None:
+        """Remove a socket, if it is there. What was delivered before still reaches it."""
+        assert isinstance(transport, AsgiTransport)
+        if self._members.pop(transport, self) is None:
+            self._targets = None
+
+    def deliver(self, frame: Frame) -> None:
+        """Queue one frame for every socket of the group."""
+        targets = self._targets
+        if targets is None:
+            targets = self._targets = tuple(self._members)
+        if targets:
+            self._lane._queue(targets, frame.event, frame.size, last=False)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+
+def _close_event(code: int, reason: str) -> dict[str, object]:
+    return {"type": "websocket.close", "code": int(code), "reason": reason}
+
+
+def _means_gone(error: BaseException) -> bool:
+    """Whether this is how servers and frameworks say that the socket is closed."""
+    names = (cls.__name__ for cls in type(error).__mro__)
+    return isinstance(error, OSError | RuntimeError | asyncio.CancelledError) or "WebSocketDisconnect" in names

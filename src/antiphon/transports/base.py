@@ -1,0 +1,108 @@
+"""The way from the hub to the sockets: transports, one per connection, and lanes, which write to many at once.
+
+Everything here is called on the event loop's thread and never blocks or awaits, but for `Lane.room`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from antiphon.wire.frames import Frame
+
+__all__ = ["Group", "Lane", "OnLost", "SendLimits", "Transport"]
+
+OnLost: TypeAlias = Callable[[str], None]
+"""Told at most once, with a reason (a counter's label), when a transport can carry nothing more.
+
+"slow": cut off for not reading; "gone": the socket is lost; "error": the server's `send` failed; "closed": `close` is
+done.
+It is called from the event loop, never from inside a call of a transport, group or lane.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SendLimits:
+    """How much may wait for one client before it is cut off."""
+
+    queued_bytes: int = 1024 * 1024
+    """Bytes of frames that wait for one connection; one more frame above it and the client is "slow"."""
+    queued_age_s: float = 10.0
+    """Seconds that the oldest waiting frame may be old."""
+    close_s: float = 1.0
+    """Seconds that a close frame may take to leave before the connection is aborted."""
+
+
+class Transport(Protocol):
+    """One accepted socket. Frames leave in the order of the calls, each whole, or not at all if the socket is lost."""
+
+    @property
+    def lane(self) -> Lane:
+        """The lane that this socket belongs to."""
+        ...
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait because the client does not read; 0 for one that keeps up."""
+        ...
+
+    def send(self, frame: Frame) -> None:
+        """Queue one frame for this socket alone, behind what its groups were given before."""
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Send what is queued, then a close frame; abort when that takes more than `SendLimits.close_s`. Idempotent."""
+        ...
+
+    def detach(self) -> None:
+        """Let go of the socket without closing it: the application goes on with it, or it is gone already. Idempotent.
+
+        What was given before may still leave; `on_lost` is not told. Take it out of its groups as well.
+        """
+        ...
+
+
+class Group(Protocol):
+    """Some sockets of one lane that hear the same: all of a channel, of a topic, of a user."""
+
+    def add(self, transport: Transport) -> None:
+        """Add a socket of the same lane. What was delivered before does not reach it."""
+        ...
+
+    def discard(self, transport: Transport) -> None:
+        """Remove a socket, if it is there. What was delivered before may still reach it."""
+        ...
+
+    def deliver(self, frame: Frame) -> None:
+        """Queue one frame for every socket of the group."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class Lane(Protocol):
+    """The sockets of one manager that are written to in the same way.
+
+    What one lane is given keeps its order on every socket; the writes of one turn of the event loop may be joined.
+    """
+
+    def group(self) -> Group:
+        """A new, empty group."""
+        ...
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes of frames that were delivered and not yet handed to every socket; each counts once."""
+        ...
+
+    async def room(self) -> None:
+        """For those who must not outrun the sockets: return at once while the backlog is small, else when it is.
+
+        Small is up to 64 deliveries and 4 MiB, so that what is under way can be joined. A stuck client holds nobody.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the lane's tasks and timers. The sockets stay open; what is queued for them is dropped. Idempotent."""
+        ...

@@ -1,0 +1,159 @@
+"""A server's socket that lets the library write to it: its transport, its descriptor, and what happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ["EXTENSION", "Door", "DoorUser", "descriptor_of"]
+
+EXTENSION = "antiphon"
+"""The key in the ASGI scope's `extensions` under which a server offers `{"door": Door}`."""
+
+_KNOWN = ("asyncio.selector_events", "uvloop.loop")
+"""Whose transports have nothing between them and the socket, unless it is TLS."""
+_LINGER_NOT = struct.pack("ii", 1, 0)
+
+
+class DoorUser(Protocol):
+    """Who writes through a door."""
+
+    def writing_paused(self) -> None:
+        """The socket takes no more: write nothing until `writing_resumed`."""
+        ...
+
+    def writing_resumed(self) -> None:
+        """Everything that waited in the event loop has left: write what waits here, until `Door.paused`."""
+        ...
+
+    def writing_ends(self, *, lost: bool) -> None:
+        """Nothing can be written any more once this returns; when the socket is not lost, what is queued may go now."""
+        ...
+
+
+class Door:
+    """One accepted WebSocket. Its protocol object tells what happens to it; any number of lanes may write through it.
+
+    Everybody writes whole frames, either to `transport` or, while it is not `paused`, straight to the descriptor: then
+    nothing waits in the event loop, and nothing can be overtaken or cut in two.
+    """
+
+    __slots__ = ("_deadline", "_say_close", "descriptor", "is_open", "paused", "transport", "users")
+
+    def __init__(self, transport: asyncio.Transport, *, say_close: Callable[[int, str], None]) -> None:
+        self.transport = transport
+        self.descriptor = descriptor_of(transport)
+        """The socket's descriptor, -1 where only the event loop may write (TLS)."""
+        self.is_open = False
+        """Whether frames may be written: from the server's acceptance until a close frame or the end."""
+        self.paused = False
+        self.users: tuple[DoorUser, ...] = ()
+        self._say_close = say_close
+        self._deadline: asyncio.TimerHandle | None = None
+
+    # What the protocol object tells.
+
+    def open(self) -> None:
+        """The handshake is written. From now on the event loop says so whenever a single byte has to wait."""
+        self.is_open = True
+        # TLS transports pause at their limit, all others above it.
+        self.transport.set_write_buffer_limits(high=0 if self.descriptor >= 0 else 1, low=0)
+
+    def writing_paused(self) -> None:
+        """The event loop's `pause_writing`."""
+        self.paused = True
+        for user in self.users:
+            user.writing_paused()
+
+    def writing_resumed(self) -> None:
+        """The event loop's `resume_writing`. `paused` may be true again afterwards: the users go first."""
+        self.paused = False
+        for user in self.users:
+            user.writing_resumed()
+            if self.paused:
+                return
+
+    def ending(self) -> None:
+        """A close frame or the end of the connection follows. Idempotent."""
+        self._end(lost=False)
+
+    def lost(self) -> None:
+        """The event loop's `connection_lost`."""
+        self._end(lost=True)
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _end(self, *, lost: bool) -> None:
+        if not self.is_open:
+            return
+        self.is_open = False
+        users, self.users = self.users, ()
+        for user in users:
+            user.writing_ends(lost=lost)
+
+    # What the users ask for.
+
+    def write(self, data: bytes) -> bool:
+        """Write through the event loop, which keeps what the socket does not take. False when something was kept."""
+        try:
+            self.transport.write(data)
+        except RuntimeError:  # uvloop, when the handle is closed already
+            self.abort()
+        return not self.paused
+
+    def close(self, code: int, reason: str, *, limit_s: float) -> None:
+        """Write a close frame behind everything; abort when it has not left after `limit_s`."""
+        if not self.is_open:
+            return
+        self._end(lost=False)
+        self._say_close(code, reason)
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().call_later(limit_s, self._give_up)
+
+    def abort_after(self, limit_s: float) -> None:
+        """Abort unless everything has left by then."""
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().call_later(limit_s, self._give_up)
+
+    def _give_up(self) -> None:
+        self._deadline = None
+        if self.transport.get_write_buffer_size():
+            self.abort()
+
+    def abort(self) -> None:
+        """End the connection at once and give back its memory, the kernel's as well: what has not left is lost."""
+        if self.descriptor >= 0 and not self.transport.is_closing():
+            _linger_not(self.descriptor)
+        self.transport.abort()
+
+
+def descriptor_of(transport: asyncio.Transport) -> int:
+    """The descriptor that frames may be written to directly, -1 when there is none."""
+    if type(transport).__module__ not in _KNOWN:
+        return -1
+    if sys.platform == "win32" or transport.get_extra_info("sslcontext") or transport.get_extra_info("ssl_object"):
+        return -1
+    peer = transport.get_extra_info("socket")
+    try:
+        return -1 if peer is None else int(peer.fileno())
+    except (AttributeError, OSError, TypeError, ValueError):
+        return -1
+
+
+def _linger_not(descriptor: int) -> None:
+    """Let closing drop what the kernel holds for a client that does not read: it could stay there for minutes."""
+    try:
+        handle = socket.socket(fileno=descriptor)
+    except OSError:
+        return
+    try:
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+    except OSError:
+        pass
+    finally:
+        handle.detach()

@@ -1,0 +1,367 @@
+"""The quick way to the sockets: frames are built and joined once, and written straight to the descriptors.
+
+What a socket does not take at once waits in the event loop, and what comes later in a bounded queue of its own; when
+all of it has left, the socket is written to directly again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from antiphon.codes import CloseCode
+from antiphon.errors import UsageError
+from antiphon.transports.base import OnLost, SendLimits, Transport
+from antiphon.transports.door import Door
+from antiphon.transports.writing import JOIN_BYTES, Lists, WriteQueue
+from antiphon.wire.frames import Frame
+
+__all__ = ["SocketGroup", "SocketLane", "SocketTransport"]
+
+AT_ONCE = 8
+"""Sockets of a group that is written to in `deliver` itself, when nothing else is queued."""
+PROGRESS_S = 0.05
+PATIENCE_S = 1.0
+
+
+class SocketLane(WriteQueue):
+    """The sockets of one manager on one event loop that are written to directly."""
+
+    def group(self) -> SocketGroup:
+        """A new, empty group."""
+        return SocketGroup(self)
+
+
+class SocketTransport:
+    """One socket behind a `Door`. Make it on the event loop, when the socket was accepted; one per lane and door."""
+
+    __slots__ = (
+        "_buffered",
+        "_closing",
+        "_deadline",
+        "_detached",
+        "_door",
+        "_ended",
+        "_groups",
+        "_lane",
+        "_last",
+        "_limits",
+        "_on_lost",
+        "_outbox",
+        "_progress_at",
+        "_queued",
+        "_since",
+        "_turn",
+        "descriptor",
+        "open_jobs",
+    )
+
+    def __init__(self, door: Door, *, lane: SocketLane, on_lost: OnLost, limits: SendLimits) -> None:
+        if not door.is_open or any(isinstance(user, SocketTransport) and user._lane is lane for user in door.users):
+            raise UsageError("the socket is closed, or connected to this manager already: disconnect it first")
+        self._door = door
+        self._lane: SocketLane = lane
+        self._on_lost = on_lost
+        self._limits = limits
+        self._groups: list[SocketGroup] = []
+        self._outbox: deque[tuple[float, bytes]] | None = None
+        self._queued = 0
+        self._since: float | None = None
+        """When the oldest of our frames began to wait, here or in the event loop."""
+        self._buffered = 0
+        self._progress_at = 0.0
+        self.open_jobs = 0
+        self._turn = -1
+        self._closing = False
+        self._detached = False
+        self._ended = False
+        self._last: tuple[int, str] | None = None
+        """The close frame that follows when the queue is empty."""
+        self._deadline: asyncio.TimerHandle | None = None
+        self.descriptor = -1
+        """What may be written to directly now; -1 for nothing."""
+        door.users += (self,)
+        if not door.paused:
+            self._quick()
+
+    @property
+    def lane(self) -> SocketLane:
+        """The lane that this socket belongs to."""
+        return self._lane
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait because the client does not read; 0 for one that keeps up."""
+        if self._since is None:
+            return 0
+        return self._queued + self._door.transport.get_write_buffer_size()
+
+    def send(self, frame: Frame) -> None:
+        """Queue one frame for this socket alone, behind what its groups were given before."""
+        if self._closing or self._ended or self._detached:
+            return
+        lane = self._lane
+        if lane.jobs or self._turn == lane.turn:
+            lane.deliver(self, frame)
+            return
+        self._turn = lane.turn
+        lane.count_turn()
+        if self.descriptor >= 0:
+            lane.write((self.descriptor,), frame.wire)
+        else:
+            self.push(frame.wire)
+
+    def close(self, code: int, reason: str) -> None:
+        """Send what is queued, then a close frame; abort when that takes more than `SendLimits.close_s`. Idempotent."""
+        if self._closing or self._ended or self._detached:
+            return
+        self._closing = True
+        self._lane.flush(self)
+        if self._outbox or self._door.paused:
+            self._say_close_later(code, reason)
+        elif not self._ended:
+            self._say_close(code, reason)
+
+    def detach(self) -> None:
+        """Take nothing more. What was given before still leaves, if the socket takes it; `on_lost` is not told."""
+        if self._detached or self._ended:
+            return
+        self._lane.flush(self)
+        self._detached = True
+        if not self._outbox and self._last is None:
+            self._end("closed")
+
+    def holds_publishers(self) -> bool:
+        """Whether it drains so quickly that waiting for it is better than cutting it off."""
+        now = self._lane.loop.time()
+        buffered = self._door.transport.get_write_buffer_size()
+        if buffered < self._buffered:
+            self._progress_at = now
+        self._buffered = buffered
+        return self._since is not None and now - self._progress_at < PROGRESS_S and now - self._since < PATIENCE_S
+
+    # What the door tells.
+
+    def writing_paused(self) -> None:
+        """The socket takes no more."""
+        if self._ended:
+            return
+        self._leave_quick(still_served=True)
+        self._progress_at = self._lane.loop.time()
+        self._lane.now_blocked(self, self._limits)
+
+    def writing_resumed(self) -> None:
+        """Everything that waited in the event loop has left: what waits here goes on."""
+        if self._ended:
+            return
+        door = self._door
+        outbox = self._outbox
+        self._since = None
+        self._progress_at = self._lane.loop.time()
+        while outbox:
+            at, data = self._next_write(outbox)
+            if not door.write(data):
+                self._since = at
+                return
+        self._outbox = None
+        self._lane.no_longer_blocked(self)
+        if self._last is not None:
+            self._say_close(*self._last)
+        elif self._detached:
+            self._end("closed")
+        else:
+            self._quick()
+
+    def writing_ends(self, *, lost: bool) -> None:
+        """The close frame of somebody else follows, or the socket is lost."""
+        if not lost and not self._door.paused:
+            self._lane.flush(self)
+        self._end("closed" if self._closing else "gone")
+
+    def _next_write(self, outbox: deque[tuple[float, bytes]]) -> tuple[float, bytes]:
+        """Take from the queue what goes into one write, and since when the first of it waited."""
+        at, data = outbox.popleft()
+        parts = [data]
+        size = len(data)
+        while outbox and size < JOIN_BYTES:
+            data = outbox.popleft()[1]
+            parts.append(data)
+            size += len(data)
+        self._queued -= size
+        if self._queued <= self._limits.queued_bytes // 2:
+            self._lane.pressure.crowded.pop(self, None)
+        return at, b"".join(parts)
+
+    # What the lane does with it.
+
+    def split(self) -> Lists:
+        return ((self.descriptor,), ()) if self.descriptor >= 0 else ((), (self,))
+
+    def reaches(self, member: object) -> bool:
+        return member is self
+
+    def _quick(self) -> None:
+        """Nothing waits: let the lane write to the descriptor."""
+        if self._door.descriptor < 0 or self._closing or self._detached:
+            return
+        self.descriptor = self._door.descriptor
+        self._lane.members[self.descriptor] = self
+        for group in self._groups:
+            group.lists = None
+
+    def _leave_quick(self, *, still_served: bool) -> None:
+        if self.descriptor < 0:
+            return
+        self._lane.no_longer_quick(self, still_served=still_served)
+        del self._lane.members[self.descriptor]
+        self.descriptor = -1
+        for group in self._groups:
+            group.lists = None
+
+    def keep_rest(self, rest: bytes) -> None:
+        """The socket took only a part: the event loop sends the rest, and says when it is gone."""
+        door = self._door
+        self._since = self._lane.loop.time()
+        if not door.write(rest):
+            return
+        self._since = None
+        if door.transport.get_write_buffer_size():
+            # Somebody changed the limits of the event loop's buffer: nobody may write past it any more.
+            self._leave_quick(still_served=True)
+            door.descriptor = -1
+
+    def push(self, data: bytes) -> None:
+        """Write through the event loop, or let it wait here."""
+        if self._ended:
+            return
+        door = self._door
+        if not door.paused:
+            if not door.write(data):
+                self._since = self._lane.loop.time()
+            return
+        limit = self._limits.queued_bytes
+        if self._queued + door.transport.get_write_buffer_size() + len(data) > limit:
+            self._cut()
+            return
+        if self._outbox is None:
+            self._outbox = deque()
+        now = self._lane.loop.time()
+        self._outbox.append((now, data))
+        self._queued += len(data)
+        if self._since is None:
+            self._since = now
+        if self._queued > limit // 2:
+            self._lane.pressure.crowded[self] = None
+
+    def check_age(self, now: float) -> None:
+        if self._since is not None and now - self._since > self._limits.queued_age_s:
+            self._cut()
+
+    def _cut(self) -> None:
+        """The client does not read: drop what waits, say why if that can still leave, and abort."""
+        detached = self._detached
+        self._end("slow")
+        if not detached:
+            self._door.close(CloseCode.TOO_SLOW, "too slow", limit_s=self._limits.close_s)
+
+    def broken(self) -> None:
+        """Writing failed: the event loop will notice only when it reads, and it may not be reading."""
+        self._end("gone")
+        self._door.abort()
+
+    def _say_close(self, code: int, reason: str) -> None:
+        self._end("closed")
+        self._door.close(code, reason, limit_s=self._limits.close_s)
+
+    def _say_close_later(self, code: int, reason: str) -> None:
+        self._last = (code, reason)
+        self._deadline = self._lane.loop.call_later(self._limits.close_s, self._give_up)
+
+    def _give_up(self) -> None:
+        self._end("closed")
+        self._door.abort()
+
+    def _end(self, reason: str) -> None:
+        """Carry nothing more. Idempotent."""
+        if self._ended:
+            return
+        self._leave_quick(still_served=False)
+        self._ended = True
+        self._outbox = None
+        self._queued = 0
+        self._since = None
+        self._lane.no_longer_blocked(self)
+        self._door.users = tuple(user for user in self._door.users if user is not self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if not self._detached:
+            self._lane.loop.call_soon(self._on_lost, reason)
+
+
+class SocketGroup:
+    """Some sockets of one lane that hear the same."""
+
+    __slots__ = ("_lane", "_members", "_turn", "lists", "open_jobs")
+
+    def __init__(self, lane: SocketLane) -> None:
+        self._lane = lane
+        self._members: dict[SocketTransport, None] = {}
+        self.lists: Lists | None = ((), ())
+        """Descriptors that may be written to directly, and the sockets that have none now. None: to be made."""
+        self.open_jobs = 0
+        """Queued jobs that go to whoever is a member when their turn comes."""
+        self._turn = -1
+
+    def add(self, transport: Transport) -> None:
+        """Add a socket of the same lane. What was delivered before does not reach it."""
+        assert isinstance(transport, SocketTransport)
+        if transport in self._members:
+            return
+        if self.open_jobs:
+            self._lane.seal_all_of(self)
+        self._members[transport] = None
+        transport._groups.append(self)
+        self.lists = None
+
+    def discard(self, transport: Transport) -> None:
+        """Remove a socket, if it is there. What was delivered before still reaches it."""
+        assert isinstance(transport, SocketTransport)
+        if transport not in self._members:
+            return
+        if self.open_jobs:
+            self._lane.seal_all_of(self)
+        del self._members[transport]
+        transport._groups.remove(self)
+        self.lists = None
+
+    def deliver(self, frame: Frame) -> None:
+        """Queue one frame for every socket of the group."""
+        lane = self._lane
+        members = self._members
+        if lane.jobs or self._turn == lane.turn or len(members) > AT_ONCE:
+            if members:
+                lane.deliver(self, frame)
+            return
+        self._turn = lane.turn
+        lane.count_turn()
+        descriptors, others = self.lists or self.split()
+        if descriptors:
+            lane.write(descriptors, frame.wire)
+        for transport in others:
+            transport.push(frame.wire)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def split(self) -> Lists:
+        lists = self.lists
+        if lists is None:
+            members = self._members
+            descriptors = [member.descriptor for member in members if member.descriptor >= 0]
+            others = [member for member in members if member.descriptor < 0] if len(descriptors) != len(members) else []
+            lists = self.lists = (descriptors, others)
+        return lists
+
+    def reaches(self, member: object) -> bool:
+        return member in self._members

@@ -1,0 +1,280 @@
+"""The quick way to the sockets of uvicorn: what its WebSocket protocol object has to tell a door.
+
+`uvicorn --ws antiphon.transports.uvicorn:AntiphonProtocol` takes the handshake, the incoming frames and the keep-alive
+from uvicorn's own sans-I/O protocol, and leaves the writing of messages to the library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
+
+from antiphon.transports.door import EXTENSION, Door
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable, ASGISendEvent, Scope
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+    from websockets.frames import Frame
+
+__all__ = ["AntiphonProtocol", "DoorProtocol", "open_door"]
+
+END_S = 5.0
+"""How long the last bytes of a connection that ends may take to leave."""
+INBOX_BYTES = 64 * 1024
+"""Received and not yet taken by the application, before reading stops."""
+_REASON_BYTES = 123
+
+
+class DoorProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's own WebSocket protocol, which tells a door what happens to the socket."""
+
+    door: Door
+
+    def pause_writing(self) -> None:
+        """The event loop keeps bytes that the socket did not take."""
+        super().pause_writing()
+        self.door.writing_paused()
+
+    def resume_writing(self) -> None:
+        """They are gone: what waits in the library goes first, then the application's own."""
+        self.door.writing_resumed()
+        if not self.door.paused:
+            super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed after this."""
+        self.door.lost()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """The client will say nothing more; the event loop closes the connection."""
+        self.door.ending()
+
+    def shutdown(self) -> None:
+        """The server stops: close the socket, or abort it if the client does not read."""
+        self.door.ending()
+        super().shutdown()
+        self.door.abort_after(END_S)
+
+    def handle_close(self, event: Frame) -> None:
+        """The client sent a close frame."""
+        self.door.ending()
+        super().handle_close(event)
+        self.door.abort_after(END_S)
+
+    def handle_parser_exception(self) -> None:
+        """The client broke the protocol."""
+        self.door.ending()
+        super().handle_parser_exception()
+        self.door.abort_after(END_S)
+
+    def handle_ping(self) -> None:
+        """Answered, unless the client does not read: then the answers would pile up."""
+        if self.door.paused:
+            self.conn.data_to_send()
+        else:
+            super().handle_ping()
+
+    def keepalive_timeout(self) -> None:
+        """The client did not answer a ping."""
+        self.door.ending()
+        super().keepalive_timeout()
+        self.door.abort_after(END_S)
+
+    def send(self, message: ASGISendEvent) -> Coroutine[Any, Any, None]:
+        """ASGI's `send`. What the library was given before a close frame leaves before it."""
+        if message["type"] == "websocket.send":
+            return super().send(message)
+        return self._send_with_door(message)
+
+    async def _send_with_door(self, message: ASGISendEvent) -> None:
+        door = self.door
+        if door.is_open and message["type"] == "websocket.close":
+            await self.writable.wait()
+            door.ending()
+        await super().send(message)
+        if message["type"] == "websocket.accept" and self.handshake_complete and not self.transport.is_closing():
+            door.open()
+
+    def say_close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake without waiting for the socket; the application is told that the client went."""
+        if self.close_sent or self.transport.is_closing():
+            return
+        reason = reason.encode("utf-8", "replace")[:_REASON_BYTES].decode("utf-8", "ignore")
+        try:
+            self.conn.send_close(code, reason)
+        except InvalidState:
+            return
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.disconnected = True
+        self.stop_keepalive()
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+
+    async def run_app(self, app: Any, receive: Any, send: Any) -> None:
+        """Run the application with the door in its scope. What the library was given leaves before its end."""
+        self.scope["extensions"] = {**(self.scope["extensions"] or {}), EXTENSION: {"door": self.door}}
+        try:
+            await app(self.scope, receive, send)
+        finally:
+            self.door.ending()
+            self.door.abort_after(END_S)
+
+
+class _Inbox:
+    """What the client sent and the application has not received. An `asyncio.Queue` takes 2 KiB a connection."""
+
+    __slots__ = ("_items", "_waiters", "size")
+
+    def __init__(self) -> None:
+        self._items: list[ASGIReceiveEvent] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self.size = 0
+        """Bytes of the messages."""
+
+    def put_nowait(self, item: ASGIReceiveEvent) -> None:
+        self._items.append(item)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+                break
+
+    async def get(self) -> ASGIReceiveEvent:
+        while not self._items:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.remove(waiter)
+        item = self._items.pop(0)
+        if not self._items:
+            self.size = 0
+        return item
+
+    def empty(self) -> bool:
+        return not self._items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+class _Writable:
+    """Whether the socket takes bytes. An `asyncio.Event` takes 0.7 KiB a connection."""
+
+    __slots__ = ("_is_set", "_waiters")
+
+    def __init__(self) -> None:
+        self._is_set = True
+        self._waiters: list[asyncio.Future[None]] | None = None
+
+    def set(self) -> None:
+        self._is_set = True
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    async def wait(self) -> None:
+        while not self._is_set:
+            waiter = asyncio.get_running_loop().create_future()
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
+            await waiter
+
+
+class AntiphonProtocol(DoorProtocol):
+    """The WebSocket protocol class for `uvicorn --ws antiphon.transports.uvicorn:AntiphonProtocol`.
+
+    Compression is not offered, a stuck client is aborted, and a connection takes little memory.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.conn.available_extensions = None
+        self.queue = _Inbox()  # type: ignore[assignment] # has what uvicorn uses of a queue
+        self.writable = _Writable()  # type: ignore[assignment] # has what uvicorn uses of an event
+        self.app = self._app
+
+    async def _app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        await self.run_app(self.config.loaded_app, receive, send)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The HTTP protocol hands the socket over."""
+        super().connection_made(transport)
+        self.door = Door(self.transport, say_close=self.say_close)
+
+    async def _send_with_door(self, message: ASGISendEvent) -> None:
+        await super()._send_with_door(message)
+        if self.door.is_open:
+            # Only the answer to the handshake needed them.
+            self.__dict__.pop("request", None)
+            self.__dict__.pop("response", None)
+
+    def send_receive_event_to_app(self) -> None:
+        """Queue a message for the application, and stop reading only when much waits, not after each one."""
+        paused, self.read_paused = self.read_paused, True
+        inbox: Any = self.queue
+        inbox.size += sum(map(len, self.frames))
+        super().send_receive_event_to_app()
+        self.read_paused = paused
+        if not paused and (inbox.size > INBOX_BYTES or len(inbox) >= self.config.ws_max_queue):
+            self.read_paused = True
+            self.transport.pause_reading()
+
+
+_NEEDED = (
+    "close_sent",
+    "close_timeout",
+    "close_timer",
+    "conn",
+    "disconnected",
+    "handshake_complete",
+    "initial_response",
+    "loop",
+    "queue",
+    "read_paused",
+    "scope",
+    "stop_keepalive",
+    "transport",
+    "writable",
+)
+_OVERRIDDEN = frozenset(name for name in vars(DoorProtocol) if not name.startswith("_")) - {"run_app", "say_close"}
+
+
+def open_door(protocol: object, scope: object) -> DoorProtocol | None:
+    """Give a stock uvicorn's protocol object a door, if it is exactly what this release knows; else do nothing."""
+    if type(protocol) is not WebSocketsSansIOProtocol:
+        return None
+    if not all(hasattr(protocol, name) for name in _NEEDED) or protocol.scope is not scope:
+        return None
+    if not all(hasattr(WebSocketsSansIOProtocol, name) for name in _OVERRIDDEN):
+        return None
+    transport = protocol.transport
+    if not all(hasattr(transport, name) for name in ("abort", "get_write_buffer_size", "set_write_buffer_limits")):
+        return None
+    if protocol.handshake_complete or transport.get_write_buffer_size():
+        return None
+    protocol.__class__ = DoorProtocol
+    assert isinstance(protocol, DoorProtocol)
+    protocol.door = Door(transport, say_close=protocol.say_close)
+    return protocol

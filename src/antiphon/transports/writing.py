@@ -1,0 +1,285 @@
+"""The order of writing: what was delivered, to whom, and in which turn of the event loop it leaves.
+
+While nothing waits in the event loop for a socket, its descriptor stands in the flat lists of its groups, and one
+`os.write` per socket carries everything that was delivered in the meantime. A socket that takes less leaves the lists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+from antiphon.transports.base import SendLimits
+from antiphon.transports.pressure import Pressure
+from antiphon.wire.frames import Frame
+
+__all__ = ["JOIN_BYTES", "Lists", "Member", "Target", "WriteQueue"]
+
+SLICE = 512
+"""Sockets written to between two turns of the event loop."""
+JOIN_BYTES = 256 * 1024
+"""Deliveries are joined up to this size."""
+WATCH_S = 1.0
+
+COST_BYTES = 16 * 1024
+"""Copying so much into the kernel takes as long as a write itself."""
+
+
+class Member(Protocol):
+    """One socket, as the queue sees it."""
+
+    @property
+    def descriptor(self) -> int:
+        """What may be written to directly now; -1 for nothing."""
+        ...
+
+    def push(self, data: bytes) -> None:
+        """Write whole frames through the event loop, or let them wait."""
+        ...
+
+    def keep_rest(self, rest: bytes) -> None:
+        """The socket took only a part of what was written to its descriptor."""
+        ...
+
+    def broken(self) -> None:
+        """Writing to the descriptor failed."""
+        ...
+
+    def check_age(self, now: float) -> None:
+        """Cut the socket off if something has waited for too long."""
+        ...
+
+    def holds_publishers(self) -> bool:
+        """Whether it drains so quickly that waiting for it is better than cutting it off."""
+        ...
+
+
+Lists: TypeAlias = tuple[Sequence[int], Sequence[Member]]
+"""Descriptors that may be written to directly, and the sockets that have none now."""
+
+
+class Target(Protocol):
+    """Whom a delivery is for: a group of sockets, or one."""
+
+    open_jobs: int
+    """Queued jobs that go to whoever belongs to it when their turn comes."""
+
+    def split(self) -> Lists:
+        """Its sockets, as they are now. The lists are never changed afterwards."""
+        ...
+
+    def reaches(self, member: object) -> bool:
+        """Whether the socket belongs to it."""
+        ...
+
+
+class _Job:
+    """Deliveries to the same sockets, one after the other, which leave in one write per socket."""
+
+    __slots__ = ("count", "data", "descriptors", "frames", "others", "position", "size", "target")
+
+    def __init__(self, target: Target, frame: Frame) -> None:
+        self.target = target
+        self.frames = [frame]
+        self.size = frame.size
+        self.count = 1
+        self.data = b""
+        self.descriptors: Sequence[int] | None = None
+        """Sockets that are written to directly, from `position` on; None while deliveries are still joined."""
+        self.others: list[Member] = []
+        """Sockets that are not; served from the end."""
+        self.position = 0
+
+    def seal(self) -> None:
+        """Fix what is sent and who gets it."""
+        if self.descriptors is None:
+            self.descriptors, others = self.target.split()
+            self.others = list(others)
+            self.data = self.frames[0].wire if self.count == 1 else b"".join([frame.wire for frame in self.frames])
+            self.frames = []
+
+    def take(self, member: Member) -> bool:
+        """Remove a socket, if the job still has to serve it."""
+        if member in self.others:
+            self.others.remove(member)
+            return True
+        descriptors = self.descriptors
+        if member.descriptor < 0 or not descriptors:
+            return False
+        try:
+            index = descriptors.index(member.descriptor, self.position)
+        except ValueError:
+            return False
+        self.descriptors = [*descriptors[:index], *descriptors[index + 1 :]]
+        return True
+
+
+class WriteQueue:
+    """The sockets of one manager on one event loop that are written to directly."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.jobs: deque[_Job] = deque()
+        self._last: _Job | None = None
+        """The job that deliveries are still joined to."""
+        self._scheduled: asyncio.Handle | None = None
+        self.turn = 0
+        self.members: dict[int, Member] = {}
+        self._blocked: dict[Member, None] = {}
+        self._watch: asyncio.TimerHandle | None = None
+        self._watch_s = WATCH_S
+        self.pressure = Pressure()
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes of frames that were delivered and not yet handed to every socket."""
+        return self.pressure.bytes
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued any more, for no socket."""
+        return not self.jobs and not self._blocked
+
+    async def room(self) -> None:
+        """Return at once while the backlog is small, else when it is."""
+        await self.pressure.room()
+
+    def close(self) -> None:
+        """End the timers of the lane; what is still queued is dropped. The sockets stay open."""
+        for job in self.jobs:
+            job.seal()
+            self.pressure.done(job.count, job.size)
+        self.jobs.clear()
+        self._last = None
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._scheduled = None
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    # Deliveries.
+
+    def deliver(self, target: Target, frame: Frame) -> None:
+        """Queue one delivery, joined to the last one if that is for the same sockets."""
+        last = self._last
+        if last is not None and last.target is target and last.size < JOIN_BYTES:
+            last.frames.append(frame)
+            last.size += frame.size
+            last.count += 1
+        else:
+            last = self._last = _Job(target, frame)
+            self.jobs.append(last)
+            target.open_jobs += 1
+            if self._scheduled is None:
+                self._scheduled = self.loop.call_soon(self._run)
+        pressure = self.pressure
+        pressure.messages += 1
+        pressure.bytes += frame.size
+
+    def count_turn(self) -> None:
+        """Something was written at once in this turn of the event loop: see to it that the turn is known to end."""
+        if self._scheduled is None:
+            self._scheduled = self.loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        self._scheduled = None
+        self.turn += 1
+        jobs = self.jobs
+        budget = SLICE
+        while jobs:
+            job = jobs[0]
+            if job is self._last:
+                self._last = None
+            if job.descriptors is None:
+                self._seal(job)
+            budget = self._serve(job, budget)
+            if budget <= 0:
+                break
+        if jobs:
+            self._scheduled = self.loop.call_soon(self._run)
+
+    def _serve(self, job: _Job, budget: int) -> int:
+        """Write to as many of the job's sockets as the budget allows. What is left of the budget is returned."""
+        descriptors = job.descriptors
+        assert descriptors is not None
+        cost = 1 + len(job.data) // COST_BYTES
+        start = job.position
+        end = min(start + 1 + budget // cost, len(descriptors))
+        job.position = end
+        self.write(descriptors if end - start == len(descriptors) else descriptors[start:end], job.data)
+        budget -= (end - start) * cost
+        others = job.others
+        while others and budget > 0:
+            others.pop().push(job.data)
+            budget -= cost
+        if not others and job.position == len(job.descriptors or ()):
+            self.jobs.popleft()
+            self.pressure.done(job.count, job.size)
+        return budget - 1
+
+    def write(self, descriptors: Sequence[int], data: bytes) -> None:
+        """Write to sockets for which nothing waits."""
+        write = os.write
+        size = len(data)
+        for descriptor in descriptors:
+            try:
+                written = write(descriptor, data)
+            except BlockingIOError:
+                written = 0
+            except OSError:
+                self.members[descriptor].broken()
+                continue
+            if written != size:
+                self.members[descriptor].keep_rest(data[written:])
+
+    def _seal(self, job: _Job) -> None:
+        job.seal()
+        job.target.open_jobs -= 1
+        if job is self._last:
+            self._last = None
+
+    def seal_all_of(self, target: Target) -> None:
+        """Fix who gets what was delivered so far: the group is about to change."""
+        for job in self.jobs:
+            if job.target is target and job.descriptors is None:
+                self._seal(job)
+
+    def no_longer_quick(self, member: Member, *, still_served: bool) -> None:
+        """Take a descriptor out of every list: it may be closed, and then be another socket's, at any time."""
+        for job in self.jobs:
+            if job.descriptors is not None and job.take(member) and still_served:
+                job.others.append(member)
+
+    def flush(self, member: Member) -> None:
+        """Write what is queued for one socket ahead of its turn, because nothing can follow."""
+        for job in self.jobs:
+            if job.descriptors is None and job.target.reaches(member):
+                self._seal(job)
+            if job.descriptors is not None and job.take(member):
+                member.push(job.data)
+
+    # Slow clients.
+
+    def now_blocked(self, member: Member, limits: SendLimits) -> None:
+        """The socket takes no more: look after it now and then."""
+        self._blocked[member] = None
+        self._watch_s = min(self._watch_s, limits.queued_age_s / 4)
+        if self._watch is None:
+            self._watch = self.loop.call_later(self._watch_s, self._look_for_slow)
+
+    def no_longer_blocked(self, member: Member) -> None:
+        """It takes more again, or is gone."""
+        self._blocked.pop(member, None)
+        self.pressure.crowded.pop(member, None)
+
+    def _look_for_slow(self) -> None:
+        self._watch = None
+        now = self.loop.time()
+        for member in list(self._blocked):
+            member.check_age(now)
+        if self._blocked:
+            self._watch = self.loop.call_later(self._watch_s, self._look_for_slow)
