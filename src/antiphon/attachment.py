@@ -1,0 +1,103 @@
+"""A manager on its event loop: the relay it shares there, the lanes to its sockets, and what it listens to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+
+from antiphon import relays
+from antiphon.brokers.base import Broker
+from antiphon.hub import Hub
+from antiphon.ledger import Outcome
+from antiphon.outbox import OutboxLimits
+from antiphon.presence import ClusterCounts, count_distinct, sketch
+from antiphon.publication import Publication
+from antiphon.settings import Timings
+from antiphon.topics import route_of
+from antiphon.transports.choice import Lanes
+
+__all__ = ["Attachment"]
+
+
+class Attachment:
+    """Made on the running loop, at the manager's first use there; `close` gives everything back."""
+
+    def __init__(
+        self, hub: Hub, *, broker: Broker | None, key: object, timings: Timings, outbox_limits: OutboxLimits
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.lanes = Lanes()
+        self._hub = hub
+        self._shared = relays.acquire(broker, key=key, timings=timings, outbox_limits=outbox_limits)
+        self.relay = self._shared.relay
+        self.relay.add_room(self.lanes.room)
+        self._census = self._shared.census
+        self._census.add(hub.channel, self._answer)
+        self._heard: Counter[str | None] = Counter()
+
+    # -- listening -----------------------------------------------------------------------------------------------
+
+    def listen(self, topic: str | None) -> None:
+        """One more connection here hears the channel (None) or a topic."""
+        self._heard[topic] += 1
+        if self._heard[topic] == 1:
+            self.relay.listen(self._hub.channel, topic, self._hub.deliver)
+
+    def unlisten(self, topic: str | None) -> None:
+        """One connection less does."""
+        self._heard[topic] -= 1
+        if self._heard[topic] <= 0:
+            del self._heard[topic]
+            self.relay.unlisten(self._hub.channel, topic, self._hub.deliver)
+
+    async def heard(self, topic: str | None) -> bool:
+        """Wait until the broker confirmed that this replica hears the channel or the topic; False when it is away."""
+        return await self.relay.heard(route_of(self._hub.channel, topic))
+
+    # -- publishing ----------------------------------------------------------------------------------------------
+
+    async def publish(self, publication: Publication, *, fail: bool, keep: bool) -> Outcome:
+        """Publish and wait for the outcome. Cancelling the caller takes nothing back."""
+        await self.relay.ready()
+        outcome = await asyncio.shield(self.relay.publish(publication, fail=fail, keep=keep))
+        await self.lanes.room()
+        return outcome
+
+    # -- counting ------------------------------------------------------------------------------------------------
+
+    def _answer(self, question: Mapping[str, object]) -> Mapping[str, object]:
+        hub = self._hub
+        user_id = question.get("user_id")
+        if isinstance(user_id, str):
+            return {"here": hub.has_user(user_id)}
+        return {"connections": len(hub), "users": hub.user_count, "sketch": sketch(hub.users())}
+
+    async def counts(self, *, timeout_s: float) -> ClusterCounts:
+        """Ask all replicas how many are connected."""
+        answers = await self._census.ask(self._hub.channel, {}, timeout_s=timeout_s)
+        connections, sketches = 0, []
+        for answer in answers.data:
+            found, hashes = answer.get("connections"), answer.get("sketch")
+            connections += found if isinstance(found, int) else 0
+            sketches.append(hashes if isinstance(hashes, list) else [])
+        return ClusterCounts(connections, count_distinct(sketches), answers.replicas, answers.complete)
+
+    async def has_user(self, user_id: str, *, timeout_s: float) -> bool:
+        """Ask all replicas whether a user is there."""
+        if self._hub.has_user(user_id):
+            return True
+        answers = await self._census.ask(self._hub.channel, {"user_id": user_id}, timeout_s=timeout_s)
+        return any(answer.get("here") is True for answer in answers.data)
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Give everything back. The relay ends with its last manager."""
+        for topic in list(self._heard):
+            self.relay.unlisten(self._hub.channel, topic, self._hub.deliver)
+        self._heard.clear()
+        self._census.discard(self._hub.channel, self._answer)
+        self.relay.discard_room(self.lanes.room)
+        await relays.release(self._shared)
+        self.lanes.close()

@@ -1,0 +1,5 @@
+"""`python -m antiphon.cli` is the command `antiphon`."""
+
+from antiphon.cli import main
+
+main()

@@ -1,0 +1,244 @@
+"""This replica's clients of one channel: who hears what, and the fan-out to them, which never awaits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from antiphon.connection import Connection
+from antiphon.journal import Journal
+from antiphon.publication import Publication
+from antiphon.stats import HubCounters
+from antiphon.transports.base import Group, Lane, Transport
+from antiphon.wire.frames import Frame
+
+__all__ = ["Hub", "MessageFilter"]
+
+MessageFilter = Callable[[object], object]
+"""Given a message, says whether this replica delivers it: anything true does."""
+
+
+class Audience:
+    """Connections that hear the same, grouped by the lane that writes to them."""
+
+    __slots__ = ("_groups", "members")
+
+    def __init__(self) -> None:
+        self.members: dict[Connection, None] = {}
+        self._groups: dict[Lane, Group] = {}
+
+    def add(self, connection: Connection, transport: Transport) -> None:
+        self.members[connection] = None
+        lane = transport.lane
+        group = self._groups.get(lane)
+        if group is None:
+            group = self._groups[lane] = lane.group()
+        group.add(transport)
+
+    def discard(self, connection: Connection, transport: Transport) -> None:
+        if self.members.pop(connection, self) is self:
+            return
+        lane = transport.lane
+        group = self._groups.get(lane)
+        if group is not None:
+            group.discard(transport)
+            if not group:
+                del self._groups[lane]
+
+    def deliver(self, frame: Frame) -> None:
+        for group in self._groups.values():
+            group.deliver(frame)
+
+
+class Hub:
+    """The connections of one channel on this replica.
+
+    All methods are synchronous and run on the event loop's thread. A delivery hands the message to the lanes, which
+    write in the order of the calls; no socket can delay or break another.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        *,
+        counters: HubCounters | None = None,
+        wall_clock: Callable[[], float] = time.time,
+        journal: Journal | None = None,
+    ) -> None:
+        self.channel = channel
+        self.counters = counters if counters is not None else HubCounters()
+        self._wall_clock = wall_clock
+        self._journal = journal if journal is not None else Journal()
+        self._all = Audience()
+        self._by_id: dict[str, Connection] = {}
+        self._users: dict[str, Connection | set[Connection]] = {}
+        self._topics: dict[str, Audience] = {}
+        self._filter: MessageFilter | None = None
+
+    # -- who is here ---------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    @property
+    def user_count(self) -> int:
+        """Distinct user ids among the connections."""
+        return len(self._users)
+
+    @property
+    def topics(self) -> Iterable[str]:
+        """The topics that somebody here hears."""
+        return self._topics.keys()
+
+    def connections(self) -> list[Connection]:
+        """All connections, oldest first."""
+        return list(self._by_id.values())
+
+    def users(self) -> Iterable[str]:
+        """The user ids that are here."""
+        return self._users.keys()
+
+    def has_user(self, user_id: str) -> bool:
+        """Whether at least one connection here is that user's."""
+        return user_id in self._users
+
+    def of_user(self, user_id: str) -> list[Connection]:
+        """That user's connections here."""
+        found = self._users.get(user_id)
+        if found is None:
+            return []
+        return [found] if isinstance(found, Connection) else list(found)
+
+    # -- coming, going -------------------------------------------------------------------------------------------
+
+    def add(self, connection: Connection) -> None:
+        """Let a connection hear the channel."""
+        self._by_id[connection.id] = connection
+        self._all.add(connection, connection._transport)
+        self.counters.connects += 1
+        user_id = connection.user_id
+        if user_id is not None:
+            found = self._users.get(user_id)
+            if found is None:
+                self._users[user_id] = connection
+            elif isinstance(found, Connection):
+                self._users[user_id] = {found, connection}
+            else:
+                found.add(connection)
+
+    def remove(self, connection: Connection) -> list[str] | None:
+        """Forget a connection. Returns its topics, or None when it was not here (any more)."""
+        if self._by_id.pop(connection.id, None) is None:
+            return None
+        self.counters.disconnects += 1
+        self._all.discard(connection, connection._transport)
+        left = list(connection._topics or ())
+        for topic in left:
+            self.unsubscribe(connection, topic)
+        self._forget_user(connection)
+        return left
+
+    def _forget_user(self, connection: Connection) -> None:
+        user_id = connection.user_id
+        if user_id is None:
+            return
+        found = self._users.get(user_id)
+        if found is connection:
+            del self._users[user_id]
+        elif isinstance(found, set):
+            found.discard(connection)
+            if len(found) == 1:
+                self._users[user_id] = found.pop()
+
+    def subscribe(self, connection: Connection, topic: str) -> bool:
+        """Let a connection hear a topic too. Returns False when it did already, or is not here."""
+        if connection.id not in self._by_id:
+            return False
+        if connection._topics is None:
+            connection._topics = set()
+        elif topic in connection._topics:
+            return False
+        connection._topics.add(topic)
+        audience = self._topics.get(topic)
+        if audience is None:
+            audience = self._topics[topic] = Audience()
+        audience.add(connection, connection._transport)
+        return True
+
+    def unsubscribe(self, connection: Connection, topic: str) -> bool:
+        """Let a connection hear a topic no longer. Returns False when it did not."""
+        if not connection._topics or topic not in connection._topics:
+            return False
+        connection._topics.discard(topic)
+        audience = self._topics[topic]
+        audience.discard(connection, connection._transport)
+        if not audience.members:
+            del self._topics[topic]
+        return True
+
+    # -- fan-out -------------------------------------------------------------------------------------------------
+
+    def set_filter(self, message_filter: MessageFilter | None) -> None:
+        """Decide from now on which messages this replica delivers; None lets all pass."""
+        self._filter = message_filter
+
+    def deliver(self, publication: Publication) -> int:
+        """Hand a publication to the sockets that it is for. Returns how many those are."""
+        envelope = publication.envelope
+        audience = self._all if publication.topic is None else self._topics.get(publication.topic)
+        if audience is None or not audience.members:
+            return 0
+        if envelope.expires_at_ms is not None and envelope.expires_at_ms <= self._wall_clock() * 1000:
+            self.counters.expired += 1
+            return 0
+        if self._filter is not None and not self._passes(publication):
+            return 0
+        frame = publication.frame
+        if envelope.users is None and (not envelope.exclude or envelope.exclude.isdisjoint(self._by_id)):
+            audience.deliver(frame)
+            count = len(audience.members)
+        else:
+            count = 0
+            for connection in self._chosen(publication, audience):
+                connection._transport.send(frame)
+                count += 1
+        self.counters.delivered += count
+        return count
+
+    def _chosen(self, publication: Publication, audience: Audience) -> Iterator[Connection]:
+        """The connections of an audience that the publication names, or does not except."""
+        envelope = publication.envelope
+        excluded = envelope.exclude or ()
+        if envelope.users is None:
+            candidates: Iterable[Connection] = list(audience.members)
+        else:
+            candidates = [connection for user_id in envelope.users for connection in self.of_user(user_id)]
+        for connection in candidates:
+            if connection.id not in excluded and connection in audience.members:
+                yield connection
+
+    def _passes(self, publication: Publication) -> bool:
+        message_filter = self._filter
+        assert message_filter is not None
+        try:
+            passes = bool(message_filter(publication.message()))
+        except Exception as error:
+            self.counters.filter_errors += 1
+            self._journal.warning(
+                "filter",
+                "the message filter of channel %r raised: the message is not delivered",
+                self.channel,
+                error=error,
+            )
+            return False
+        if not passes:
+            self.counters.filtered += 1
+        return passes
+
+    def send(self, connection: Connection, frame: Frame) -> bool:
+        """Hand one frame to one connection. Returns False when it is not here."""
+        if connection.id not in self._by_id:
+            return False
+        connection._transport.send(frame)
+        self.counters.delivered += 1
+        return True

@@ -1,0 +1,482 @@
+"""`WebSocketManager`: the class that applications use. It composes the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import weakref
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from starlette.websockets import WebSocket
+
+from antiphon.attachment import Attachment
+from antiphon.brokers import broker_for
+from antiphon.brokers.base import Broker
+from antiphon.codes import CloseCode, Reason, State
+from antiphon.connection import Connection
+from antiphon.errors import ConfigurationError, ManagerClosed, NotConnected, UsageError, WrongEventLoop
+from antiphon.hub import Hub, MessageFilter
+from antiphon.journal import Journal
+from antiphon.limits import Limits
+from antiphon.outbox import OutboxLimits
+from antiphon.presence import ClusterCounts
+from antiphon.publication import Publication, frame_of, new_publication
+from antiphon.session import OnMessage, Session
+from antiphon.settings import Timings, read_settings
+from antiphon.stats import ManagerStats
+from antiphon.topics import check_channel, check_topic, check_user_id
+from antiphon.transports.base import SendLimits
+from antiphon.transports.choice import transport_for
+
+__all__ = ["OutagePolicy", "Receipt", "WebSocketManager", "managers_here"]
+
+OutagePolicy: TypeAlias = Literal["local", "fail"]
+"""What happens to a publication that the broker does not take: `"local"` delivers it to this replica's clients at once
+and to the others later; `"fail"` delivers nothing and raises PublishFailed."""
+
+_CENSUS_S = 1.0
+_managers: weakref.WeakSet[WebSocketManager] = weakref.WeakSet()
+
+
+def managers_here() -> list[WebSocketManager]:
+    """All managers of this process that are not closed, in no particular order."""
+    return [manager for manager in _managers if manager.state is not State.CLOSED]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of one publication."""
+
+    id: str
+    """The publication's id, unique across all replicas."""
+    scope: Literal["cluster", "local"]
+    """`"cluster"`: the broker took it, and every replica hears it. `"local"`: so far only this replica's clients
+    had it.
+    """
+    replicas: int | None
+    """Replicas with listeners that the broker handed it to; None when `scope` is `"local"`."""
+    connections: int
+    """Sockets of this replica that it was given to. Giving is not receiving: a client may be gone without a sign."""
+    queued: bool
+    """Whether it waits in the outbox, to reach the other replicas when the broker is back."""
+    reason: Reason | None
+    """Why `scope` is `"local"`; None otherwise."""
+
+
+class WebSocketManager:
+    """The WebSockets of one channel, on however many replicas.
+
+    Construct it at import time; no event loop is needed and no connection is made before its first use. Everything else
+    happens on the event loop of that first use, and no method may be called from another thread.
+
+    Args:
+        channel: The name of the Redis pub/sub channel, `[A-Za-z0-9_.:-]{1,128}`.
+        url: Address of Redis or Valkey. Without it, `ANTIPHON_BROKER_URL`, else `REDIS_URL` of the environment; without
+            those, and with `USE_REDIS_WEBSOCKET=false`, single-replica mode.
+        broker: A broker object instead of an address, for tests and for brokers of your own.
+        outage: What happens, unless a call says otherwise, to a publication that the broker does not take.
+        limits: Bounds on what the application sends and clients ask for.
+        send_limits: How much may wait for one client before it is cut off.
+        outbox_limits: How much is kept for the other replicas while the broker is away.
+        timings: Deadlines of the broker link. Managers of one address share a link if these and the outbox limits are
+        equal.
+
+    Raises:
+        InvalidChannelName, InvalidBrokerURL, ConfigurationError: at once, naming the fix.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        *,
+        url: str | None = None,
+        broker: Broker | None = None,
+        outage: OutagePolicy = "local",
+        limits: Limits | None = None,
+        send_limits: SendLimits | None = None,
+        outbox_limits: OutboxLimits | None = None,
+        timings: Timings | None = None,
+    ) -> None:
+        self.channel = check_channel(channel)
+        self._outage = _check_outage(outage)
+        self._limits = limits if limits is not None else Limits()
+        self._send_limits = send_limits if send_limits is not None else SendLimits()
+        self._outbox_limits = outbox_limits if outbox_limits is not None else OutboxLimits()
+        self._timings = timings if timings is not None else Timings()
+        if broker is not None and url is not None:
+            raise ConfigurationError("give either url= or broker=, not both")
+        self._broker_url = read_settings(url).broker_url if broker is None else None
+        self._broker = broker if broker is not None else broker_for(self._broker_url)
+        self._journal = Journal()
+        self._hub = Hub(self.channel, journal=self._journal)
+        self._connections: dict[WebSocket, Connection] = {}
+        self._numbers = itertools.count(1)
+        self._attachment: Attachment | None = None
+        self._closed = False
+        _managers.add(self)
+
+    def __repr__(self) -> str:
+        return f"<WebSocketManager channel={self.channel!r} state={self.state} connections={len(self._hub)}>"
+
+    # -- connections ---------------------------------------------------------------------------------------------
+
+    async def connect(
+        self,
+        websocket: WebSocket,
+        user_id: str | None = None,
+        *,
+        topics: Iterable[str] = (),
+        accept: bool = True,
+        subprotocol: str | None = None,
+    ) -> Connection:
+        """Accept a socket and let it hear the channel, and `topics` of it.
+
+        When it returns, the broker has confirmed that this replica hears all of them, or is known to be away: what is
+        published from then on reaches the socket. A user may hold many sockets. With `accept=False` the application has
+        accepted the socket itself.
+
+        Raises InvalidUserId, InvalidTopicName and UsageError before the socket is accepted; whatever the server raises
+        when the client has gone meanwhile.
+        """
+        if user_id is not None:
+            user_id = check_user_id(user_id)
+        wanted = [check_topic(topic) for topic in dict.fromkeys(topics)]
+        if len(wanted) > self._limits.topics_per_connection:
+            raise UsageError(f"{len(wanted)} topics, the limit of a connection is {self._limits.topics_per_connection}")
+        if websocket in self._connections:
+            raise UsageError("this socket is connected already")
+        attachment = self._attach()
+        if accept:
+            await websocket.accept(subprotocol=subprotocol)
+        routes = [None, *wanted]
+        for route in routes:
+            attachment.listen(route)
+        try:
+            for route in routes:
+                await attachment.heard(route)
+            # From here to the caller's next line nothing awaits: what it sends first is the first that the client gets.
+            return self._add(websocket, user_id, wanted, attachment)
+        except BaseException:
+            for route in routes:
+                attachment.unlisten(route)
+            raise
+
+    def _add(self, websocket: WebSocket, user_id: str | None, topics: list[str], attachment: Attachment) -> Connection:
+        if self._closed:
+            raise ManagerClosed(f"the manager of channel {self.channel!r} was closed while the socket connected")
+        if websocket in self._connections:
+            raise UsageError("this socket was connected twice at once")
+        id = f"{attachment.relay.replica}-{next(self._numbers)}"
+
+        def on_lost(reason: str) -> None:
+            if self._forget(websocket):
+                self._hub.counters.lost[reason] += 1
+
+        transport = transport_for(websocket, lanes=attachment.lanes, on_lost=on_lost, limits=self._send_limits)
+        connection = Connection(id, user_id=user_id, transport=transport)
+        self._connections[websocket] = connection
+        self._hub.add(connection)
+        for topic in topics:
+            self._hub.subscribe(connection, topic)
+        return connection
+
+    def disconnect(self, websocket: WebSocket) -> None:
+        """Forget a socket; nothing that is published afterwards reaches it. Idempotent; does not close the socket.
+
+        What was published before is still sent, as far as the socket takes it.
+        """
+        self._forget(websocket)
+
+    def _forget(self, websocket: WebSocket) -> bool:
+        connection = self._connections.pop(websocket, None)
+        if connection is None:
+            return False
+        topics = self._hub.remove(connection) or []
+        if self._attachment is not None:
+            for topic in [None, *topics]:
+                self._attachment.unlisten(topic)
+        connection._transport.detach()
+        return True
+
+    async def serve(
+        self,
+        websocket: WebSocket,
+        user_id: str | None = None,
+        *,
+        topics: Iterable[str] = (),
+        subprotocol: str | None = None,
+        on_message: OnMessage | None = None,
+    ) -> None:
+        """Connect a socket, read it until the client goes, and disconnect it.
+
+        `on_message(connection, message)` gets each message as decoded JSON, one at a time. What is not JSON is answered
+        with an `error` message. A handler that raises is logged and counted, and the connection goes on. Raises what
+        `connect` raises.
+        """
+        connection = await self.connect(websocket, user_id, topics=topics, subprotocol=subprotocol)
+        try:
+            await Session(websocket, connection, hub=self._hub, on_message=on_message, journal=self._journal).run()
+        finally:
+            self.disconnect(websocket)
+
+    async def subscribe(self, websocket: WebSocket, topic: str) -> None:
+        """Let a connected socket hear a topic of the channel too; when it returns, it does. Idempotent.
+
+        Raises NotConnected, InvalidTopicName, and UsageError above `Limits.topics_per_connection`.
+        """
+        topic = check_topic(topic)
+        connection, attachment = self._connection(websocket), self._attach()
+        if topic not in connection.topics and len(connection.topics) >= self._limits.topics_per_connection:
+            raise UsageError(f"the limit is {self._limits.topics_per_connection} topics a connection")
+        if self._hub.subscribe(connection, topic):
+            attachment.listen(topic)
+        await attachment.heard(topic)
+
+    def unsubscribe(self, websocket: WebSocket, topic: str) -> None:
+        """Let a socket hear a topic no longer. Idempotent."""
+        connection = self._connections.get(websocket)
+        if connection is not None and self._hub.unsubscribe(connection, topic) and self._attachment is not None:
+            self._attachment.unlisten(topic)
+
+    def _connection(self, websocket: WebSocket) -> Connection:
+        connection = self._connections.get(websocket)
+        if connection is None:
+            raise NotConnected("this socket is not connected to this manager: call connect() first")
+        return connection
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    async def broadcast(
+        self,
+        message: object,
+        target_user_ids: Collection[str] | None = None,
+        *,
+        topic: str | None = None,
+        exclude: WebSocket | Connection | str | Iterable[WebSocket | Connection | str] | None = None,
+        outage: OutagePolicy | None = None,
+        expires_s: float | None = None,
+        ephemeral: bool = False,
+    ) -> Receipt:
+        """Send a message to every client of the channel, on every replica; each gets it once, in publishing order.
+
+        A `str` goes out as that text, everything else as one JSON text frame.
+
+        Args:
+            message: A JSON value, or a text.
+            target_user_ids: Only these users' sockets; an empty collection reaches nobody.
+            topic: Only the sockets that hear this topic.
+            exclude: Sockets, connections or connection ids that do not get it.
+            outage: What happens when the broker does not take it; the manager's policy by default.
+            expires_s: Seconds after which it is not delivered any more, by the clocks of the replicas.
+            ephemeral: It is not kept for the other replicas while the broker is away (typing, cursors).
+
+        Returns when this replica's sockets were given it and the broker has taken it, or is known not to have; after at
+        most about 2 s. Never blocks on a slow client. Nothing raises because the broker is away, but PublishFailed
+        where the policy is `"fail"`. A publication whose outcome is unknown is delivered here, and again later under
+        the same id, which every replica recognises.
+
+        Raises MessageNotSerializable, MessageTooLarge, InvalidTopicName, InvalidUserId, ManagerClosed: before anything
+        was sent.
+        """
+        attachment = self._attach()
+        publication = new_publication(
+            message,
+            sender=attachment.relay.replica,
+            channel=self.channel,
+            topic=topic,
+            users=target_user_ids,
+            exclude=None if exclude is None else self._ids(exclude),
+            expires_s=expires_s,
+            limit_bytes=self._limits.message_bytes,
+        )
+        fail = _check_outage(outage if outage is not None else self._outage) == "fail"
+        return await self._publish(publication, attachment, fail=fail, keep=not ephemeral)
+
+    async def _publish(self, publication: Publication, attachment: Attachment, *, fail: bool, keep: bool) -> Receipt:
+        counters = self._hub.counters
+        counters.published += 1
+        try:
+            outcome = await attachment.publish(publication, fail=fail, keep=keep)
+        except UsageError:
+            raise
+        except Exception:
+            counters.publish_failed += 1
+            raise
+        if outcome.confirmed:
+            counters.published_cluster += 1
+        else:
+            counters.published_local += 1
+        return Receipt(
+            id=publication.envelope.id or "",
+            scope="cluster" if outcome.confirmed else "local",
+            replicas=outcome.replicas,
+            connections=outcome.connections,
+            queued=outcome.queued,
+            reason=outcome.reason,
+        )
+
+    async def send_to_user(
+        self, user_id: str, message: object, *, outage: OutagePolicy | None = None, expires_s: float | None = None
+    ) -> Receipt:
+        """Send a message to all sockets of one user, wherever they are. As `broadcast` in everything else."""
+        return await self.broadcast(message, {check_user_id(user_id)}, outage=outage, expires_s=expires_s)
+
+    async def send_personal_message(self, message: object, websocket: WebSocket) -> None:
+        """Send a message to one socket of this replica, in order with what is published.
+
+        A `str` goes out as that text, everything else as JSON. Raises NotConnected, MessageNotSerializable and
+        MessageTooLarge.
+        """
+        connection = self._connection(websocket)
+        frame = frame_of(message, limit_bytes=self._limits.message_bytes)
+        self._hub.send(connection, frame)
+        await asyncio.sleep(0)
+
+    def set_message_filter(self, message_filter: MessageFilter | None) -> None:
+        """Deliver, on this replica, only the messages for which `message_filter(message)` is true; None removes it.
+
+        It runs for every message on the event loop, so it must be quick. One that raises counts as "no".
+        """
+        if message_filter is not None and not callable(message_filter):
+            raise ConfigurationError("a message filter is a function of one message, or None")
+        self._hub.set_filter(message_filter)
+
+    def _ids(self, exclude: WebSocket | Connection | str | Iterable[WebSocket | Connection | str]) -> frozenset[str]:
+        one = isinstance(exclude, (WebSocket, Connection, str))
+        found = set()
+        for item in [exclude] if one else exclude:  # type: ignore[union-attr]  # an iterable, as the line above found
+            if isinstance(item, WebSocket):
+                connection = self._connections.get(item)
+                if connection is not None:
+                    found.add(connection.id)
+            else:
+                found.add(item.id if isinstance(item, Connection) else str(item))
+        return frozenset(found)
+
+    # -- counting ------------------------------------------------------------------------------------------------
+
+    def get_connection_count(self) -> int:
+        """Sockets on this replica."""
+        return len(self._hub)
+
+    def get_user_count(self) -> int:
+        """Distinct users on this replica; sockets without a user id do not count."""
+        return self._hub.user_count
+
+    def is_user_connected(self, user_id: str) -> bool:
+        """Whether that user has a socket on this replica."""
+        return self._hub.has_user(user_id)
+
+    async def cluster_counts(self, *, timeout_s: float = _CENSUS_S) -> ClusterCounts:
+        """Sockets and users on all replicas, asked for now; `complete` says whether all answered within `timeout_s`."""
+        attachment = await self._first_dial()
+        return await attachment.counts(timeout_s=timeout_s)
+
+    async def is_user_connected_anywhere(self, user_id: str, *, timeout_s: float = _CENSUS_S) -> bool:
+        """Whether that user has a socket on any replica. While the broker is away it knows of this replica only."""
+        user_id = check_user_id(user_id)
+        attachment = await self._first_dial()
+        return await attachment.has_user(user_id, timeout_s=timeout_s)
+
+    async def _first_dial(self) -> Attachment:
+        attachment = self._attach()
+        await attachment.relay.first_dial()
+        return attachment
+
+    # -- state and life ------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """Whether messages cross replicas: `local`, `up`, `suspect`, `degraded` or `closed`."""
+        if self._closed:
+            return State.CLOSED
+        if self._attachment is not None:
+            return self._attachment.relay.state
+        return State.LOCAL if self._broker is None else State.DEGRADED
+
+    def stats(self) -> ManagerStats:
+        """A snapshot of this manager and of its broker link."""
+        counters, hub = self._hub.counters, self._hub
+        return ManagerStats(
+            channel=self.channel,
+            state=self.state,
+            connections=len(hub),
+            users=hub.user_count,
+            topics=len(list(hub.topics)),
+            published=counters.published,
+            published_cluster=counters.published_cluster,
+            published_local=counters.published_local,
+            publish_failed=counters.publish_failed,
+            delivered=counters.delivered,
+            filtered=counters.filtered,
+            filter_errors=counters.filter_errors,
+            handler_errors=counters.handler_errors,
+            expired=counters.expired,
+            connects=counters.connects,
+            disconnects=counters.disconnects,
+            lost=dict(counters.lost),
+            link=self._attachment.relay.stats() if self._attachment is not None else None,
+        )
+
+    async def start(self) -> None:
+        """Connect to the broker now instead of at the first use; returns after the first attempt, in about a second.
+
+        Never raises because the broker is away. Idempotent.
+        """
+        await self._first_dial()
+
+    async def close(self, *, code: int = CloseCode.GOING_AWAY, reason: str = "the server is shutting down") -> None:
+        """Close all sockets of this manager, end its tasks and its broker connections. Idempotent.
+
+        What still waits in the outbox of the last manager of a broker is dropped and counted.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        attachment = self._attachment
+        if attachment is None or attachment.loop.is_closed():
+            return
+        for websocket, connection in list(self._connections.items()):
+            del self._connections[websocket]
+            self._hub.remove(connection)
+            connection._transport.close(int(code), reason)
+        await attachment.lanes.drain(limit_s=self._send_limits.close_s)
+        await attachment.close()
+
+    def _attach(self) -> Attachment:
+        if self._closed:
+            raise ManagerClosed(f"the manager of channel {self.channel!r} was closed: construct a new one")
+        attachment = self._attachment
+        loop = asyncio.get_running_loop()
+        if attachment is not None:
+            if attachment.loop is loop:
+                return attachment
+            if not attachment.loop.is_closed():
+                raise WrongEventLoop(
+                    f"the manager of channel {self.channel!r} is in use on another event loop: use one manager for "
+                    "each loop, or in tests `with TestClient(app) as client:`, which keeps to one loop"
+                )
+            self._leave_dead_loop()
+        self._attachment = Attachment(
+            self._hub,
+            broker=self._broker,
+            key=self._broker_url if self._broker_url is not None else id(self._broker),
+            timings=self._timings,
+            outbox_limits=self._outbox_limits,
+        )
+        return self._attachment
+
+    def _leave_dead_loop(self) -> None:
+        """The loop of the first use has ended, as between two tests: its sockets are gone with it."""
+        for connection in self._hub.connections():
+            self._hub.remove(connection)
+        self._connections.clear()
+        self._attachment = None
+
+
+def _check_outage(outage: str) -> OutagePolicy:
+    if outage not in ("local", "fail"):
+        raise ConfigurationError(f"outage={outage!r}: it is either 'local' or 'fail'")
+    return "local" if outage == "local" else "fail"

@@ -1,0 +1,214 @@
+"""Publishing from processes that hold no sockets: workers, cron jobs, scripts; asynchronous and blocking."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+from types import TracebackType
+
+from antiphon.brokers import broker_for
+from antiphon.brokers.base import Broker, Publishing
+from antiphon.codes import Reason
+from antiphon.errors import BrokerError, BrokerRefused, ConfigurationError, ManagerClosed, PublishFailed
+from antiphon.limits import Limits
+from antiphon.publication import Publication, new_publication
+from antiphon.settings import Timings, read_settings
+from antiphon.topics import check_channel
+from antiphon.wire import envelope as envelopes
+
+__all__ = ["Published", "Publisher", "SyncPublisher"]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A publication that the broker took."""
+
+    id: str
+    replicas: int
+    """Replicas with listeners that the broker handed it to."""
+
+
+class Publisher:
+    """Publishes to the clients of any channel without being a replica.
+
+        async with Publisher() as publisher:
+            await publisher.publish("broadcasts", {"type": "x"})
+
+    Connects at the first publication; the same object may serve one event loop after another. The address is found as
+    WebSocketManager finds it. Raises InvalidBrokerURL, and ConfigurationError when there is no address.
+    """
+
+    def __init__(self, url: str | None = None, *, broker: Broker | None = None, limits: Limits | None = None) -> None:
+        found = broker if broker is not None else broker_for(_address(url))
+        assert found is not None
+        self._broker = found
+        self._limits = limits if limits is not None else Limits()
+        self._timings = Timings()
+        self._sender = f"p{secrets.token_hex(6)}"
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._publishing: Publishing | None = None
+        self._dialling = asyncio.Lock()
+        self._closed = False
+
+    async def publish(
+        self,
+        channel: str,
+        message: object,
+        *,
+        topic: str | None = None,
+        target_user_ids: Collection[str] | None = None,
+        expires_s: float | None = None,
+    ) -> Published:
+        """Publish, and return when the broker has taken it; publications keep the order of the calls.
+
+        Raises PublishFailed, within about 4 s, when the broker did not take it; `outcome_unknown` says whether it may
+        have all the same. A connection that was merely reset is made anew once, and the same id sent again: no client
+        gets it twice. Raises what WebSocketManager.broadcast raises for a message that cannot be sent.
+        """
+        if self._closed:
+            raise ManagerClosed("the publisher was closed: construct a new one")
+        publication = _checked(channel, message, self._name(), self._limits, topic, target_user_ids, expires_s)
+        payload = envelopes.encode(publication.envelope)
+        sent = False
+        for attempt in (1, 2):
+            try:
+                publishing = await self._open()
+                sent = True
+                async with asyncio.timeout(self._timings.command_s):
+                    replicas = await publishing.publish(publication.route, payload)
+                return Published(publication.envelope.id or "", replicas)
+            except TimeoutError as error:
+                await self._drop()
+                raise _failed(publication, Reason.TIMEOUT, unknown=sent) from error
+            except BrokerRefused as error:
+                raise _failed(publication, error.reason, unknown=False) from error
+            except BrokerError as error:
+                await self._drop()
+                if attempt == 2 or not sent:
+                    raise _failed(publication, error.reason, unknown=sent) from error
+        raise AssertionError("unreachable")
+
+    def _name(self) -> str:
+        if os.getpid() != self._pid:  # forked: the parent goes on with the old name and connection
+            self._pid = os.getpid()
+            self._sender = f"p{secrets.token_hex(6)}"
+            self._publishing = self._loop = None
+        return self._sender
+
+    async def _open(self) -> Publishing:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._publishing, self._dialling = loop, None, asyncio.Lock()
+        async with self._dialling:
+            if self._publishing is None or self._publishing.lost:
+                async with asyncio.timeout(self._timings.connect_s):
+                    self._publishing = await self._broker.open_publishing()
+            return self._publishing
+
+    async def _drop(self) -> None:
+        publishing, self._publishing = self._publishing, None
+        if publishing is not None:
+            await publishing.close()
+
+    async def close(self) -> None:
+        """End the connection. Idempotent."""
+        self._closed = True
+        if self._loop is asyncio.get_running_loop():
+            await self._drop()
+
+    async def __aenter__(self) -> Publisher:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class SyncPublisher:
+    """The same for code without an event loop. Threads may share one; a forked process makes its own connection."""
+
+    def __init__(self, url: str | None = None, *, timeout_s: float = 2.0, limits: Limits | None = None) -> None:
+        # Imported here so that an application without a broker does not load the Redis client.
+        from antiphon.brokers.redis_sync import SyncRedisPublishing
+
+        self._publishing = SyncRedisPublishing(_address(url), timeout_s=timeout_s)
+        self._limits = limits if limits is not None else Limits()
+        self._sender = f"s{secrets.token_hex(6)}"
+        self._pid = os.getpid()
+        self._closed = False
+
+    def publish(
+        self,
+        channel: str,
+        message: object,
+        *,
+        topic: str | None = None,
+        target_user_ids: Collection[str] | None = None,
+        expires_s: float | None = None,
+    ) -> Published:
+        """Publish, and return when the broker has taken it. Blocks; raises as `Publisher.publish` does."""
+        if self._closed:
+            raise ManagerClosed("the publisher was closed: construct a new one")
+        if os.getpid() != self._pid:
+            self._pid, self._sender = os.getpid(), f"s{secrets.token_hex(6)}"
+        publication = _checked(channel, message, self._sender, self._limits, topic, target_user_ids, expires_s)
+        try:
+            replicas = self._publishing.publish(publication.route, envelopes.encode(publication.envelope))
+        except BrokerRefused as error:
+            raise _failed(publication, error.reason, unknown=False) from error
+        except BrokerError as error:
+            raise _failed(publication, error.reason, unknown=error.reason is not Reason.UNREACHABLE) from error
+        return Published(publication.envelope.id or "", replicas)
+
+    def close(self) -> None:
+        """End the connection. Idempotent."""
+        self._closed = True
+        self._publishing.close()
+
+    def __enter__(self) -> SyncPublisher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _address(url: str | None) -> str:
+    found = read_settings(url).broker_url
+    if found is None:
+        raise ConfigurationError(
+            "there is no broker to publish to: give url=, or set ANTIPHON_BROKER_URL or REDIS_URL "
+            "(and not USE_REDIS_WEBSOCKET=false)"
+        )
+    return found
+
+
+def _checked(
+    channel: str,
+    message: object,
+    sender: str,
+    limits: Limits,
+    topic: str | None,
+    users: Collection[str] | None,
+    expires_s: float | None,
+) -> Publication:
+    return new_publication(
+        message,
+        sender=sender,
+        channel=check_channel(channel),
+        topic=topic,
+        users=users,
+        expires_s=expires_s,
+        limit_bytes=limits.message_bytes,
+    )
+
+
+def _failed(publication: Publication, reason: Reason, *, unknown: bool) -> PublishFailed:
+    id = publication.envelope.id or ""
+    return PublishFailed(reason=reason, channel=publication.channel, id=id, outcome_unknown=unknown)

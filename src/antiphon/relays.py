@@ -1,0 +1,163 @@
+"""One relay for each event loop and broker, shared by all managers there; and its stand-in where there is no broker."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from antiphon.brokers.base import Broker
+from antiphon.codes import Reason, State
+from antiphon.dedupe import Dedupe
+from antiphon.journal import Journal
+from antiphon.ledger import Outcome
+from antiphon.outbox import OutboxLimits
+from antiphon.presence import Census
+from antiphon.publication import Publication
+from antiphon.relay import Relay
+from antiphon.routes import Listener, Routes
+from antiphon.settings import Timings
+from antiphon.stats import LinkCounters, LinkStats
+from antiphon.topics import CONTROL_ROUTE
+from antiphon.wire.envelope import Envelope
+
+__all__ = ["LocalRelay", "Shared", "SharedRelay", "acquire", "release"]
+
+
+class SharedRelay(Protocol):
+    """What managers need of a relay."""
+
+    replica: str
+
+    @property
+    def state(self) -> State: ...
+    @property
+    def reason(self) -> Reason | None: ...
+    def watch(self, watcher: Callable[[State], None]) -> None: ...
+    def add_room(self, room: Callable[[], Awaitable[None]]) -> None: ...
+    def discard_room(self, room: Callable[[], Awaitable[None]]) -> None: ...
+    def on_control(self, kind: str, handler: Callable[[Envelope], None]) -> None: ...
+    def stats(self) -> LinkStats | None: ...
+    def start(self) -> None: ...
+    async def first_dial(self) -> None: ...
+    async def close(self) -> None: ...
+    def listen(self, channel: str, topic: str | None, listener: Listener) -> None: ...
+    def unlisten(self, channel: str, topic: str | None, listener: Listener) -> None: ...
+    async def heard(self, route: str) -> bool: ...
+    async def ready(self) -> None: ...
+    def publish(self, publication: Publication, *, fail: bool, keep: bool) -> asyncio.Future[Outcome]: ...
+    def tell(self, route: str, envelope: Envelope) -> asyncio.Future[int] | None: ...
+
+
+class LocalRelay:
+    """No broker is configured: what is published here is delivered here, at once."""
+
+    def __init__(self) -> None:
+        self.replica = "local"
+        self._routes = Routes(counters=LinkCounters(), dedupe=Dedupe(), journal=Journal())
+        self._control: dict[str, Callable[[Envelope], None]] = {}
+        self._closed = False
+
+    @property
+    def state(self) -> State:
+        return State.CLOSED if self._closed else State.LOCAL
+
+    @property
+    def reason(self) -> Reason | None:
+        return Reason.CLOSED if self._closed else Reason.NO_BROKER
+
+    def watch(self, watcher: Callable[[State], None]) -> None:
+        """Nothing changes here."""
+
+    def add_room(self, room: Callable[[], Awaitable[None]]) -> None:
+        """Nothing is read from a broker here."""
+
+    def discard_room(self, room: Callable[[], Awaitable[None]]) -> None:
+        """Nothing is read from a broker here."""
+
+    def on_control(self, kind: str, handler: Callable[[Envelope], None]) -> None:
+        self._control[kind] = handler
+
+    def stats(self) -> LinkStats | None:
+        return None
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    async def first_dial(self) -> None:
+        """Nothing to wait for."""
+
+    async def close(self) -> None:
+        self._closed = True
+
+    def listen(self, channel: str, topic: str | None, listener: Listener) -> None:
+        self._routes.add(channel, topic, listener)
+
+    def unlisten(self, channel: str, topic: str | None, listener: Listener) -> None:
+        now = asyncio.get_running_loop().time()
+        self._routes.discard(channel, topic, listener, now=now)
+        self._routes.expire(before=now)
+
+    async def heard(self, route: str) -> bool:
+        return True
+
+    async def ready(self) -> None:
+        """Always ready."""
+
+    def publish(self, publication: Publication, *, fail: bool, keep: bool) -> asyncio.Future[Outcome]:
+        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        count = self._routes.deliver_here(publication)
+        done.set_result(Outcome(False, None, count, False, Reason.NO_BROKER))
+        return done
+
+    def tell(self, route: str, envelope: Envelope) -> asyncio.Future[int] | None:
+        told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        told.set_result(1)
+        handler = self._control.get(envelope.kind or "")
+        if handler is not None and (route == CONTROL_ROUTE or envelope.sender == self.replica):
+            handler(envelope)
+        return told
+
+
+@dataclass(slots=True)
+class Shared:
+    """A relay with what hangs on it, and how many managers hold it."""
+
+    relay: SharedRelay
+    census: Census
+    key: object
+    holders: int = 0
+
+
+_shared: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[object, Shared]] = weakref.WeakKeyDictionary()
+
+
+def acquire(broker: Broker | None, *, key: object, timings: Timings, outbox_limits: OutboxLimits) -> Shared:
+    """The relay of the running loop for this broker, started; every `acquire` is taken back by one `release`.
+
+    `key` names the broker: managers with the same key, timings and limits share.
+    """
+    here = _shared.setdefault(asyncio.get_running_loop(), {})
+    whole_key = (key, timings, outbox_limits)
+    shared = here.get(whole_key)
+    if shared is None:
+        relay: SharedRelay = (
+            LocalRelay() if broker is None else Relay(broker, timings=timings, outbox_limits=outbox_limits)
+        )
+        shared = here[whole_key] = Shared(relay, Census(relay), whole_key)
+        relay.start()
+    shared.holders += 1
+    return shared
+
+
+async def release(shared: Shared) -> None:
+    """Give a relay back; the last one closes it."""
+    shared.holders -= 1
+    if shared.holders > 0:
+        return
+    here = _shared.get(asyncio.get_running_loop(), {})
+    if here.get(shared.key) is shared:
+        del here[shared.key]
+    await shared.relay.close()

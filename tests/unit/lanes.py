@@ -1,0 +1,58 @@
+"""A lane that writes down what its sockets are given, for tests of what stands above the transports."""
+
+from __future__ import annotations
+
+from antiphon.transports.base import Transport
+from antiphon.wire.frames import Frame
+
+
+class NotedLane:
+    """Delivers at once, into lists."""
+
+    backlog_bytes = 0
+
+    def group(self) -> NotedGroup:
+        return NotedGroup()
+
+    async def room(self) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+
+class NotedGroup:
+    def __init__(self) -> None:
+        self.members: dict[Transport, None] = {}
+
+    def add(self, transport: Transport) -> None:
+        self.members[transport] = None
+
+    def discard(self, transport: Transport) -> None:
+        self.members.pop(transport, None)
+
+    def deliver(self, frame: Frame) -> None:
+        for transport in self.members:
+            transport.send(frame)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+
+class NotedTransport:
+    """A socket that keeps what it was sent, as texts."""
+
+    queued_bytes = 0
+
+    def __init__(self, lane: NotedLane) -> None:
+        self.lane = lane
+        self.texts: list[str] = []
+
+    def send(self, frame: Frame) -> None:
+        self.texts.append(frame.text)
+
+    def close(self, code: int, reason: str) -> None:
+        self.texts.append(f"closed {code}")
+
+    def detach(self) -> None:
+        return None
