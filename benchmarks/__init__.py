@@ -1,0 +1,1 @@
+"""Benchmarks: `fleet` runs whole servers against a load generator, `micro` counts operations of single functions."""

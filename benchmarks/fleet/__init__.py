@@ -1,0 +1,1 @@
+"""Servers of every kind under the same load, on one core, measured from outside."""

@@ -1,0 +1,1 @@
+"""From a run's figures to something to read."""
