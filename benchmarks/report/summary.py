@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.fleet.results import Run
 from benchmarks.report.tables import LIMIT, number, shown_size
+from benchmarks.report.targets import judge
 
 __all__ = ["summarise"]
 
@@ -21,11 +22,26 @@ def summarise(run: Run) -> str:
             p99_us = run.median((name, "fanout", "rate", size), "p99_us")
             last = "–" if p99_us is None else f"{p99_us / 1e3:.1f} ms"
             lines.append(f"  {name:22}{cells[0]:>18}{cells[1]:>18}{last:>14}")
+    lines.extend(_targets(run))
     for system, why in run.unavailable.items():
         lines.append(f"  {system}: unavailable: {why}")
     for system, scenario, connections, why in run.failed:
         lines.append(f"  {system}: {scenario} with {connections:,} connections failed: {why}")
     return "\n".join(lines)
+
+
+def _targets(run: Run) -> list[str]:
+    measured = [verdict for verdict in judge(run) if verdict.value is not None]
+    if not measured:
+        return []
+    lines = ["\nTargets that this run measured"]
+    for verdict in measured:
+        word = "reached" if verdict.reached else "NOT"
+        sign = "at most" if verdict.at_most else "at least"
+        lines.append(
+            f"  {word:8} {verdict.text}: {number(verdict.value)} ({sign} {number(verdict.bound)} {verdict.unit})"
+        )
+    return lines
 
 
 def _saturated(run: Run, name: str, size: int) -> float:

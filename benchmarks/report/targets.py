@@ -54,8 +54,10 @@ def _over(left: float | None, right: float | None) -> float | None:
 
 
 def _best(run: Run, systems: tuple[str, ...], phase: str) -> float | None:
-    found = [value for system in systems if (value := _cpu(run, system, phase)) is not None]
-    return min(found, default=None)
+    """The cheapest; None unless all that can be had here were measured."""
+    found = {system: _cpu(run, system, phase) for system in systems if system not in run.unavailable}
+    values = [value for value in found.values() if value is not None]
+    return min(values, default=None) if len(values) == len(found) else None
 
 
 def _saturated(run: Run) -> Iterator[Verdict]:

@@ -59,8 +59,12 @@ class Attachment:
 
     async def publish(self, publication: Publication, *, fail: bool, keep: bool) -> Outcome:
         """Publish and wait for the outcome. Cancelling the caller takes nothing back."""
-        await self.relay.ready()
-        outcome = await asyncio.shield(self.relay.publish(publication, fail=fail, keep=keep))
+        relay = self.relay
+        if not relay.is_ready:
+            await relay.ready()
+        outcome = relay.publish(publication, fail=fail, keep=keep)
+        if not isinstance(outcome, Outcome):
+            outcome = await outcome
         await self.lanes.room()
         return outcome
 

@@ -23,14 +23,24 @@ class Journal:
         self._last: dict[str, float] = {}
         self._held: dict[str, int] = {}
 
-    def warning(self, kind: str, message: str, *arguments: object, error: BaseException | None = None) -> None:
-        """Log a warning; `kind` is one of a few fixed words, and what counts as the same line."""
+    def warning(self, kind: str, message: str, *arguments: object, error: BaseException | None = None) -> bool:
+        """Log a warning; `kind` is one of a few fixed words, and what counts as the same line. False: kept back."""
+        return self._log(logging.WARNING, kind, message, arguments, error)
+
+    def info(self, kind: str, message: str, *arguments: object) -> bool:
+        """Log what is good to know, in the same way."""
+        return self._log(logging.INFO, kind, message, arguments, None)
+
+    def _log(
+        self, level: int, kind: str, message: str, arguments: tuple[object, ...], error: BaseException | None
+    ) -> bool:
         now = self._clock()
         last = self._last.get(kind)
         if last is not None and now - last < self._every_s:
             self._held[kind] = self._held.get(kind, 0) + 1
-            return
+            return False
         self._last[kind] = now
         held = self._held.pop(kind, 0)
         more = f" ({held} more of these since the last line)" if held else ""
-        logger.warning("%s%s", message % arguments if arguments else message, more, exc_info=error)
+        logger.log(level, "%s%s", message % arguments if arguments else message, more, exc_info=error)
+        return True

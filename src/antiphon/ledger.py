@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from antiphon.codes import Reason
 from antiphon.errors import PublishFailed
@@ -19,8 +20,7 @@ from antiphon.wire import envelope as envelopes
 __all__ = ["Attempt", "Ledger", "Outcome", "Queued"]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a publication."""
 
     confirmed: bool

@@ -6,8 +6,7 @@ import asyncio
 import itertools
 import weakref
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from starlette.websockets import WebSocket
 
@@ -45,8 +44,7 @@ def managers_here() -> list[WebSocketManager]:
     return [manager for manager in _managers if manager.state is not State.CLOSED]
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What became of one publication."""
 
     id: str
@@ -308,14 +306,9 @@ class WebSocketManager:
             counters.published_cluster += 1
         else:
             counters.published_local += 1
-        return Receipt(
-            id=publication.envelope.id or "",
-            scope="cluster" if outcome.confirmed else "local",
-            replicas=outcome.replicas,
-            connections=outcome.connections,
-            queued=outcome.queued,
-            reason=outcome.reason,
-        )
+        confirmed, replicas, connections, queued, reason = outcome
+        scope: Literal["cluster", "local"] = "cluster" if confirmed else "local"
+        return Receipt(publication.envelope.id or "", scope, replicas, connections, queued, reason)
 
     async def send_to_user(
         self, user_id: str, message: object, *, outage: OutagePolicy | None = None, expires_s: float | None = None

@@ -60,22 +60,23 @@ def new_publication(
     Raises MessageNotSerializable, MessageTooLarge, InvalidTopicName, InvalidUserId or ConfigurationError.
     """
     payload = _encode(message, limit_bytes=limit_bytes)
-    if isinstance(users, str):
-        raise ConfigurationError(f"target_user_ids={users!r} is one text: give a set of user ids, as in {{{users!r}}}")
+    if users is not None:
+        users = _checked_users(users)
     now_ms = time.time_ns() // 1_000_000
     if expires_s is not None and not expires_s > 0:
         raise ConfigurationError(f"expires_s={expires_s!r}: it must be above 0")
+    expires_at_ms = None if expires_s is None else now_ms + round(expires_s * 1000)
+    id = f"{sender}-{next(_numbers)}"
     envelope = Envelope(
-        id=f"{sender}-{next(_numbers)}",
-        payload=payload,
-        is_text=isinstance(message, str),
-        sender=sender,
-        users=None if users is None else frozenset(check_user_id(user) for user in users),
-        exclude=exclude or None,
-        expires_at_ms=None if expires_s is None else now_ms + round(expires_s * 1000),
-        at_ms=now_ms,
+        id, payload, isinstance(message, str), sender, users, exclude or None, expires_at_ms, None, None, now_ms
     )
     return Publication(envelope, channel=channel, topic=None if topic is None else check_topic(topic))
+
+
+def _checked_users(users: Collection[str]) -> frozenset[str]:
+    if isinstance(users, str):
+        raise ConfigurationError(f"target_user_ids={users!r} is one text: give a set of user ids, as in {{{users!r}}}")
+    return frozenset(check_user_id(user) for user in users)
 
 
 def frame_of(message: object, *, limit_bytes: int) -> Frame:

@@ -32,6 +32,8 @@ _PATIENT = frozenset({Reason.AUTHENTICATION, Reason.PERMISSION, Reason.MAX_CLIEN
 """Refusals that somebody has to mend: asking often would only fill the broker's log."""
 
 _PATIENCE_S = 1.0
+_SOUND_S = 1.0
+_COUNTED_S = 10.0
 
 
 class Relay:
@@ -51,6 +53,8 @@ class Relay:
         self._timings = timings if timings is not None else Timings()
         self._rng = rng if rng is not None else random.Random()
         self._journal = Journal()
+        self._states = Journal(every_s=1.0)
+        self._unsaid = False
         self._routes = Routes(counters=self.counters, dedupe=Dedupe(), journal=self._journal)
         self._ledger = Ledger(
             counters=self.counters,
@@ -166,9 +170,9 @@ class Relay:
     async def _supervise(self) -> None:
         backoff_s = 0.0
         while True:
-            proved = False
+            proved_for_s: float | None = None
             try:
-                proved, ending = await self._one_life()
+                proved_for_s, ending = await self._one_life()
                 reason, text = ending.reason, str(ending)
             except BrokerError as refused:
                 reason, text = refused.reason, str(refused)
@@ -180,16 +184,21 @@ class Relay:
             timings = self._timings
             if reason in _PATIENT:
                 delay_s = _PATIENCE_S * (1 + self._rng.random() / 4)
-            elif proved:
-                delay_s = backoff_s = 0.0
+            elif proved_for_s is not None:
+                # At once, unless something ends every connection as soon as it is proved.
+                backoff_s = 0.0
+                delay_s = 0.0 if proved_for_s > _SOUND_S else self._rng.uniform(0, 2 * timings.backoff_first_s)
             else:
                 backoff_s = min(timings.backoff_max_s, max(timings.backoff_first_s, backoff_s * 2))
                 delay_s = self._rng.uniform(0, backoff_s)
             await asyncio.sleep(delay_s)
             self._ledger.expire(now=self._clock.now())
 
-    async def _one_life(self) -> tuple[bool, BrokerError]:
-        """Returns whether the link was proved, and what ended it. Raises BrokerError when it could not be dialled."""
+    async def _one_life(self) -> tuple[float | None, BrokerError]:
+        """Returns for how long the link was proved, None for never, and what ended it.
+
+        Raises BrokerError when it could not be dialled.
+        """
         link = Link(
             self._broker,
             replica=self.replica,
@@ -201,26 +210,34 @@ class Relay:
             on_control=self._on_control,
             room=self._room,
         )
-        up = False
+        up_since: float | None = None
 
         def on_up() -> None:
-            nonlocal up
-            up = True
+            nonlocal up_since
+            up_since = self._clock.now()
             self._rise(link)
 
         try:
             await link.dial()
             self._link = link
-            return up, await link.run(expected_replicas=self._expected_replicas, on_up=on_up)
+            ending = await link.run(expected_replicas=self._expected_replicas, on_up=on_up)
+            proved_for_s = None if up_since is None else max(0.0, self._clock.now() - up_since)
+            if proved_for_s is not None:
+                self._expect(link.expected_replicas, lived_s=proved_for_s)
+            return proved_for_s, ending
         finally:
             self._link = None
-            if up:
-                self._expected_replicas = link.expected_replicas
             await link.close()
+
+    def _expect(self, replicas: int, *, lived_s: float) -> None:
+        """Remember how many replicas there are; in a short life not all of them need have shown themselves."""
+        if self._expected_replicas is None or replicas >= self._expected_replicas or lived_s > _COUNTED_S:
+            self._expected_replicas = replicas
 
     def _rise(self, link: Link) -> None:
         self._reason = None
-        logger.info("up: %s (replica %s, %s in all)", self._broker.address, self.replica, link.replicas)
+        self._unsaid = False
+        self._states.info("up", "up: %s (replica %s, %s in all)", self._broker.address, self.replica, link.replicas)
         self._first_dial.set()
         self._tell(State.UP)
 
@@ -230,13 +247,15 @@ class Relay:
         before, self._reason = self._reason, reason
         if before is None or before is Reason.STARTING:
             self.counters.losses[reason] += 1
-            logger.warning(
+            self._unsaid = not self._states.warning(
+                "degraded",
                 "degraded (%s): %s. Messages reach this replica's clients at once, the others' when the broker is back",
                 reason,
                 text,
             )
             self._tell(State.DEGRADED)
-        elif before is not reason:
+        elif before is not reason or self._unsaid:
+            self._unsaid = False
             self._journal.warning("degraded", "still degraded, now (%s): %s", reason, text)
 
     def _settle(self, reason: Reason) -> None:
@@ -281,6 +300,11 @@ class Relay:
         return await self._routes.wait(route)
 
     # -- publishing ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `ready` would return at once."""
+        return self._first_dial.is_set() and not self._ledger.full
 
     async def ready(self) -> None:
         """Wait while the first dial is under way, or while too much is in flight; bounded by the deadlines."""

@@ -46,8 +46,12 @@ class SharedRelay(Protocol):
     def listen(self, channel: str, topic: str | None, listener: Listener) -> None: ...
     def unlisten(self, channel: str, topic: str | None, listener: Listener) -> None: ...
     async def heard(self, route: str) -> bool: ...
+    @property
+    def is_ready(self) -> bool: ...
     async def ready(self) -> None: ...
-    def publish(self, publication: Publication, *, fail: bool, keep: bool) -> asyncio.Future[Outcome]: ...
+    def publish(
+        self, publication: Publication, *, fail: bool, keep: bool
+    ) -> Outcome | asyncio.Future[Outcome]: ...
     def tell(self, route: str, envelope: Envelope) -> asyncio.Future[int] | None: ...
 
 
@@ -103,14 +107,16 @@ class LocalRelay:
     async def heard(self, route: str) -> bool:
         return True
 
+    @property
+    def is_ready(self) -> bool:
+        return True
+
     async def ready(self) -> None:
         """Always ready."""
 
-    def publish(self, publication: Publication, *, fail: bool, keep: bool) -> asyncio.Future[Outcome]:
-        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        count = self._routes.deliver_here(publication)
-        done.set_result(Outcome(False, None, count, False, Reason.NO_BROKER))
-        return done
+    def publish(self, publication: Publication, *, fail: bool, keep: bool) -> Outcome:
+        # Nothing comes back from a broker, so no id has to be remembered.
+        return Outcome(False, None, self._routes.tell(publication), False, Reason.NO_BROKER)
 
     def tell(self, route: str, envelope: Envelope) -> asyncio.Future[int] | None:
         told: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -174,9 +174,13 @@ class Routes:
 
     def deliver_here(self, publication: Publication) -> int:
         """Deliver a publication of this replica without the broker, unless it was here before."""
-        route = self._routes.get(publication.route)
         if publication.envelope.id is not None and not self._dedupe.first_time(publication.envelope.id):
             return 0
+        return self.tell(publication)
+
+    def tell(self, publication: Publication) -> int:
+        """Hand a publication to who listens to its route. Returns to how many sockets it was given."""
+        route = self._routes.get(publication.route)
         return self._tell(route, publication) if route is not None else 0
 
     def _tell(self, route: Route, publication: Publication) -> int:

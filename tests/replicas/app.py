@@ -55,6 +55,8 @@ def plain(value: Any) -> Any:
     """What JSON can say of a snapshot."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: plain(item) for name, item in value._asdict().items()}
     if isinstance(value, enum.Enum):
         return plain(value.value)
     if isinstance(value, Mapping):

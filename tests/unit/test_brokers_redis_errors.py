@@ -191,10 +191,10 @@ def test_server_that_never_answers_is_a_time_out_of_the_dial() -> None:
         async def run() -> None:
             await RedisBroker(server.url, connect_timeout_s=0.05).open_listening()
 
-        with pytest.raises(BrokerUnavailable, match="does not answer") as caught:
+        with pytest.raises(BrokerUnavailable, match=r"does not answer|no answer in time") as caught:
             asyncio.run(run())
         assert caught.value.reason is Reason.TIMEOUT
-        with pytest.raises(BrokerUnavailable, match="does not answer") as blocked:
+        with pytest.raises(BrokerUnavailable, match=r"does not answer|no answer in time") as blocked:
             SyncRedisPublishing(server.url, timeout_s=0.1).publish("r", b"x")
         assert blocked.value.reason is Reason.TIMEOUT
 
@@ -202,7 +202,7 @@ def test_server_that_never_answers_is_a_time_out_of_the_dial() -> None:
 def test_blocking_publication_without_answer_is_of_unknown_outcome() -> None:
     with (
         ScriptedRedis({"PUBLISH": None}) as server,
-        SyncRedisPublishing(server.url, timeout_s=0.2) as publishing,
+        SyncRedisPublishing(server.url, timeout_s=1.5) as publishing,
         pytest.raises(BrokerTimeout),
     ):
         publishing.publish("r", b"x")
