@@ -60,13 +60,30 @@ class Attachment:
     async def publish(self, publication: Publication, *, fail: bool, keep: bool) -> Outcome:
         """Publish and wait for the outcome. Cancelling the caller takes nothing back."""
         relay = self.relay
+        counters = self._hub.counters
         if not relay.is_ready:
             await relay.ready()
+        counters.published += 1
         outcome = relay.publish(publication, fail=fail, keep=keep)
-        if not isinstance(outcome, Outcome):
-            outcome = await outcome
+        if isinstance(outcome, Outcome):
+            self._count(outcome)
+        else:
+            outcome.add_done_callback(self._count_later)
+            outcome = await asyncio.shield(outcome)
         await self.lanes.room()
         return outcome
+
+    def _count_later(self, future: asyncio.Future[Outcome]) -> None:
+        if future.cancelled() or future.exception() is not None:
+            self._hub.counters.publish_failed += 1
+        else:
+            self._count(future.result())
+
+    def _count(self, outcome: Outcome) -> None:
+        if outcome.confirmed:
+            self._hub.counters.published_cluster += 1
+        else:
+            self._hub.counters.published_local += 1
 
     # -- counting ------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from antiphon.journal import Journal
 from antiphon.limits import Limits
 from antiphon.outbox import OutboxLimits
 from antiphon.presence import ClusterCounts
-from antiphon.publication import Publication, frame_of, new_publication
+from antiphon.publication import frame_of, new_publication
 from antiphon.session import OnMessage, Session
 from antiphon.settings import Timings, read_settings
 from antiphon.stats import ManagerStats
@@ -36,6 +36,7 @@ OutagePolicy: TypeAlias = Literal["local", "fail"]
 and to the others later; `"fail"` delivers nothing and raises PublishFailed."""
 
 _CENSUS_S = 1.0
+_connection_numbers = itertools.count(1)
 _managers: weakref.WeakSet[WebSocketManager] = weakref.WeakSet()
 
 
@@ -110,7 +111,6 @@ class WebSocketManager:
         self._journal = Journal()
         self._hub = Hub(self.channel, journal=self._journal)
         self._connections: dict[WebSocket, Connection] = {}
-        self._numbers = itertools.count(1)
         self._attachment: Attachment | None = None
         self._closed = False
         _managers.add(self)
@@ -140,6 +140,8 @@ class WebSocketManager:
         """
         if user_id is not None:
             user_id = check_user_id(user_id)
+        if isinstance(topics, str):
+            raise ConfigurationError(f"topics={topics!r} is one text: give a list of topics, as in [{topics!r}]")
         wanted = [check_topic(topic) for topic in dict.fromkeys(topics)]
         if len(wanted) > self._limits.topics_per_connection:
             raise UsageError(f"{len(wanted)} topics, the limit of a connection is {self._limits.topics_per_connection}")
@@ -166,7 +168,7 @@ class WebSocketManager:
             raise ManagerClosed(f"the manager of channel {self.channel!r} was closed while the socket connected")
         if websocket in self._connections:
             raise UsageError("this socket was connected twice at once")
-        id = f"{attachment.relay.replica}-{next(self._numbers)}"
+        id = f"{attachment.relay.replica}-{next(_connection_numbers)}"
 
         def on_lost(reason: str) -> None:
             if self._forget(websocket):
@@ -290,23 +292,9 @@ class WebSocketManager:
             limit_bytes=self._limits.message_bytes,
         )
         fail = _check_outage(outage if outage is not None else self._outage) == "fail"
-        return await self._publish(publication, attachment, fail=fail, keep=not ephemeral)
-
-    async def _publish(self, publication: Publication, attachment: Attachment, *, fail: bool, keep: bool) -> Receipt:
-        counters = self._hub.counters
-        counters.published += 1
-        try:
-            outcome = await attachment.publish(publication, fail=fail, keep=keep)
-        except UsageError:
-            raise
-        except Exception:
-            counters.publish_failed += 1
-            raise
-        if outcome.confirmed:
-            counters.published_cluster += 1
-        else:
-            counters.published_local += 1
-        confirmed, replicas, connections, queued, reason = outcome
+        confirmed, replicas, connections, queued, reason = await attachment.publish(
+            publication, fail=fail, keep=not ephemeral
+        )
         scope: Literal["cluster", "local"] = "cluster" if confirmed else "local"
         return Receipt(publication.envelope.id or "", scope, replicas, connections, queued, reason)
 
@@ -336,16 +324,21 @@ class WebSocketManager:
             raise ConfigurationError("a message filter is a function of one message, or None")
         self._hub.set_filter(message_filter)
 
-    def _ids(self, exclude: WebSocket | Connection | str | Iterable[WebSocket | Connection | str]) -> frozenset[str]:
-        one = isinstance(exclude, (WebSocket, Connection, str))
+    def _ids(self, exclude: object) -> frozenset[str]:
+        items = exclude if isinstance(exclude, Iterable) and not isinstance(exclude, (str, WebSocket)) else [exclude]
         found = set()
-        for item in [exclude] if one else exclude:  # type: ignore[union-attr]  # an iterable, as the line above found
+        for item in items:
             if isinstance(item, WebSocket):
                 connection = self._connections.get(item)
                 if connection is not None:
                     found.add(connection.id)
+            elif isinstance(item, (Connection, str)):
+                found.add(item if isinstance(item, str) else item.id)
             else:
-                found.add(item.id if isinstance(item, Connection) else str(item))
+                raise ConfigurationError(
+                    f"exclude={exclude!r}: give sockets, connections or connection ids (str); "
+                    "for users, name those who get it in target_user_ids"
+                )
         return frozenset(found)
 
     # -- counting ------------------------------------------------------------------------------------------------
@@ -360,7 +353,7 @@ class WebSocketManager:
 
     def is_user_connected(self, user_id: str) -> bool:
         """Whether that user has a socket on this replica."""
-        return self._hub.has_user(user_id)
+        return self._hub.has_user(check_user_id(user_id))
 
     async def cluster_counts(self, *, timeout_s: float = _CENSUS_S) -> ClusterCounts:
         """Sockets and users on all replicas, asked for now; `complete` says whether all answered within `timeout_s`."""

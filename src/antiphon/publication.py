@@ -15,6 +15,9 @@ from antiphon.wire.frames import Frame
 __all__ = ["Publication", "frame_of", "new_publication"]
 
 _numbers = itertools.count(1)
+_TEN_YEARS_S = 10 * 366 * 86_400
+_ENVELOPES = 4
+"""A message and the users that it names may have so many times the bytes of a message."""
 
 
 class Publication:
@@ -62,15 +65,24 @@ def new_publication(
     payload = _encode(message, limit_bytes=limit_bytes)
     if users is not None:
         users = _checked_users(users)
+        size_bytes = len(payload) + sum(map(len, users))
+        if size_bytes > _ENVELOPES * limit_bytes:
+            raise MessageTooLarge(size_bytes, limit_bytes=_ENVELOPES * limit_bytes)
     now_ms = time.time_ns() // 1_000_000
-    if expires_s is not None and not expires_s > 0:
-        raise ConfigurationError(f"expires_s={expires_s!r}: it must be above 0")
+    if expires_s is not None:
+        _check_expiry(expires_s)
     expires_at_ms = None if expires_s is None else now_ms + round(expires_s * 1000)
     id = f"{sender}-{next(_numbers)}"
     envelope = Envelope(
         id, payload, isinstance(message, str), sender, users, exclude or None, expires_at_ms, None, None, now_ms
     )
     return Publication(envelope, channel=channel, topic=None if topic is None else check_topic(topic))
+
+
+def _check_expiry(expires_s: object) -> None:
+    is_number = isinstance(expires_s, (int, float)) and not isinstance(expires_s, bool)
+    if not is_number or not 0 < expires_s <= _TEN_YEARS_S:  # type: ignore[operator]  # it is a number
+        raise ConfigurationError(f"expires_s={expires_s!r}: it must be a number of seconds above 0, at most ten years")
 
 
 def _checked_users(users: Collection[str]) -> frozenset[str]:

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketState
 
 from antiphon.connection import Connection
-from antiphon.errors import InvalidTopicName, InvalidUserId, ManagerClosed, NotConnected, UsageError
+from antiphon.errors import ConfigurationError, InvalidTopicName, InvalidUserId, ManagerClosed, NotConnected, UsageError
 from antiphon.limits import Limits
 from antiphon.manager import WebSocketManager
 from antiphon.transports.base import SendLimits
@@ -222,6 +222,7 @@ async def test_the_applications_first_message_comes_first_when_others_publish_al
             while True:
                 await other.broadcast("channel")
                 await other.broadcast("topic", topic="t")
+                await asyncio.sleep(0.001)
 
         publishing = asyncio.create_task(publish())
         for _ in range(20):
@@ -461,35 +462,14 @@ async def test_one_text_is_refused_when_topics_are_a_collection() -> None:
     browser = Browser()
     manager = WebSocketManager("c")
     try:
-        with pytest.raises(InvalidTopicName, match=r"topics=\['track:7'\]"):
+        with pytest.raises(ConfigurationError, match="track:7"):
             await manager.connect(browser.websocket, topics="track:7")
         assert browser.events == []
     finally:
         await manager.close()
 
 
-# -- bounds ---------------------------------------------------------------------------------------------------------------
-
-
-async def test_one_socket_more_is_closed_with_a_code_when_a_user_holds_as_many_as_allowed() -> None:
-    async with Fleet(1, limits=Limits(connections_per_user=2)) as fleet:
-        [manager] = fleet.managers
-        held = [await fleet.join(0, "1") for _ in range(2)]
-        refused = Browser()
-        with pytest.raises(UsageError):
-            await manager.connect(refused.websocket, "1")
-        await fleet.join(0, "2")
-        await fleet.join(0)
-        await fleet.join(0)
-
-        assert (refused.accepted is not None, refused.close_code) == (True, 4504)
-        assert manager.get_connection_count() == 5
-        manager.disconnect(held[0].websocket)
-        await fleet.join(0, "1")
-        assert manager.get_connection_count() == 5
-
-
-async def test_the_texts_of_a_manager_and_its_state_are_readable_when_printed() -> None:
+async def test_a_managers_text_says_which_it_is_and_how_it_is() -> None:
     async with Fleet(1, channel="chat") as fleet:
         await fleet.join()
 

@@ -207,7 +207,7 @@ def _check_tls(options: dict[str, Any]) -> RedisSSLContext:
     options.setdefault("ssl_check_hostname", mode != "none")
     if "ssl_min_version" in options:
         hint = "ssl_min_version must be 771 for TLS 1.2 or 772 for TLS 1.3"
-        options["ssl_min_version"] = _quietly(lambda: ssl.TLSVersion(options["ssl_min_version"]), hint)
+        options["ssl_min_version"] = _quietly(lambda: ssl.TLSVersion(int(options["ssl_min_version"])), hint)
     context = RedisSSLContext(
         **{name.removeprefix("ssl_"): value for name, value in options.items() if name.startswith("ssl_")}
     )
