@@ -35,6 +35,7 @@ class Attachment:
         self._census = self._shared.census
         self._census.add(hub.channel, self._answer)
         self._heard: Counter[str | None] = Counter()
+        self._pending: set[asyncio.Future[Outcome]] = set()
 
     # -- listening -----------------------------------------------------------------------------------------------
 
@@ -68,12 +69,14 @@ class Attachment:
         if isinstance(outcome, Outcome):
             self._count(outcome)
         else:
+            self._pending.add(outcome)
             outcome.add_done_callback(self._count_later)
             outcome = await asyncio.shield(outcome)
         await self.lanes.room()
         return outcome
 
     def _count_later(self, future: asyncio.Future[Outcome]) -> None:
+        self._pending.discard(future)
         if future.cancelled() or future.exception() is not None:
             self._hub.counters.publish_failed += 1
         else:
@@ -108,10 +111,17 @@ class Attachment:
         """Ask all replicas whether a user is there."""
         if self._hub.has_user(user_id):
             return True
-        answers = await self._census.ask(self._hub.channel, {"user_id": user_id}, timeout_s=timeout_s)
-        return any(answer.get("here") is True for answer in answers.data)
+        answers = await self._census.ask(self._hub.channel, {"user_id": user_id}, timeout_s=timeout_s, enough=_is_here)
+        return any(map(_is_here, answers.data))
 
     # -- the end -------------------------------------------------------------------------------------------------
+
+    async def finish(self, *, limit_s: float) -> None:
+        """Let what is under way reach this replica's clients: wait a little for the broker, then do without it."""
+        if self._pending:
+            await asyncio.wait(self._pending, timeout=limit_s)
+        if self._pending and self._shared.holders == 1:
+            await self.relay.close()
 
     async def close(self) -> None:
         """Give everything back. The relay ends with its last manager."""
@@ -122,3 +132,7 @@ class Attachment:
         self.relay.discard_room(self.lanes.room)
         await relays.release(self._shared)
         self.lanes.close()
+
+
+def _is_here(answer: Mapping[str, object]) -> bool:
+    return answer.get("here") is True

@@ -197,8 +197,13 @@ class Ledger:
             self._settle_refused(now=now)
         self._end(attempt, Outcome(True, attempt.replicas, attempt.connections, False, None))
 
-    def settle_here(self, attempt: Attempt, reason: Reason, *, keep: bool = True, now: float) -> None:
-        """The broker did not take it, or it is not known: deliver here, and keep it for later if that makes sense."""
+    def settle_here(
+        self, attempt: Attempt, reason: Reason, *, keep: bool = True, closing: bool = False, now: float
+    ) -> None:
+        """The broker did not take it, or it is not known: deliver here, and keep it for later if that makes sense.
+
+        When the relay is closing, what is kept is dropped next, so the outcome does not call it queued.
+        """
         self._close(attempt)
         publication = attempt.publication
         if attempt.replicas is not None:
@@ -220,7 +225,7 @@ class Ledger:
             self._counters.dropped[Reason.EPHEMERAL] += 1
         elif keep:
             queued = self._keep(publication, size_bytes=len(attempt.payload), since=attempt.since, now=now)
-        self._end(attempt, Outcome(False, None, attempt.connections, queued, reason))
+        self._end(attempt, Outcome(False, None, attempt.connections, queued and not closing, reason))
 
     def refuse(self, attempt: Attempt, reason: Reason, *, now: float) -> None:
         """The broker refused this one: it stays here, after what was published before it."""
@@ -234,11 +239,11 @@ class Ledger:
         while (oldest := next(iter(self._flight.values()), None)) is not None and oldest.refused is not None:
             self.settle_here(oldest, oldest.refused, keep=False, now=now)
 
-    def settle_all_here(self, reason: Reason, *, now: float) -> None:
+    def settle_all_here(self, reason: Reason, *, closing: bool = False, now: float) -> None:
         """Settle everything that is in flight, in the order in which it was published."""
         for attempt in list(self._flight.values()):
             refused = attempt.refused
-            self.settle_here(attempt, refused or reason, keep=refused is None, now=now)
+            self.settle_here(attempt, refused or reason, keep=refused is None, closing=closing, now=now)
         self._awaited.clear()
 
     @staticmethod

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from antiphon.manager import managers_here
+from antiphon.errors import WrongEventLoop
+from antiphon.manager import WebSocketManager, managers_here
 
 __all__ = ["lifespan"]
 
@@ -17,12 +19,18 @@ async def lifespan(app: object = None) -> AsyncIterator[None]:
         app = FastAPI(lifespan=antiphon.lifespan)
 
     Without it managers start at their first use. Takes at most about a second when the broker is away, and never raises
-    because of that.
+    because of that. Managers that another event loop of this process uses are left alone.
     """
-    for manager in managers_here():
-        await manager.start()
+    await _with_each(WebSocketManager.start)
     try:
         yield
     finally:
-        for manager in managers_here():
-            await manager.close()
+        await _with_each(WebSocketManager.close)
+
+
+async def _with_each(work: Callable[[WebSocketManager], Awaitable[None]]) -> None:
+    """Do this with all managers at the same time; one that fails keeps the others from nothing."""
+    endings = await asyncio.gather(*map(work, managers_here()), return_exceptions=True)
+    for ending in endings:
+        if ending is not None and not isinstance(ending, WrongEventLoop):
+            raise ending

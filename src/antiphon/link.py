@@ -31,7 +31,6 @@ _HOPELESS = frozenset({Reason.LOADING, Reason.READ_ONLY, Reason.OUT_OF_MEMORY, R
 """Refusals that concern the server and not the one command: the link is of no use while they last."""
 
 _FLUSH_BATCH = 100
-_PEERS_KNOWN = 10_000
 _READ_PACE_S = 0.25
 _LATE_TICKS = 8
 _TOLERATED_S = 0.2
@@ -88,6 +87,7 @@ class Link:
         counters: LinkCounters,
         clock: Clock,
         on_control: Callable[[Envelope], None],
+        on_peer: Callable[[str], bool],
         room: Callable[[], Awaitable[None]],
     ) -> None:
         self._broker = broker
@@ -98,6 +98,7 @@ class Link:
         self._counters = counters
         self._clock = clock
         self._on_control = on_control
+        self._on_peer = on_peer
         self._room = room
         self._listening: Listening | None = None
         self._publishing: Publishing | None = None
@@ -106,7 +107,6 @@ class Link:
         self._news = asyncio.Event()
         self._probes: dict[str, float] = {}
         self._probe_due = clock.now() + timings.probe_every_s
-        self._peers: set[str] = set()
         self._pings: deque[tuple[bytes, float]] = deque()
         self._numbers = itertools.count(1)
         self._publisher_ping: tuple[asyncio.Future[None], float] | None = None
@@ -116,17 +116,11 @@ class Link:
         """Publications go to the broker; false before the proof and after the end."""
         self.replicas: int | None = None
         """Replicas that heard the last probe."""
-        self._newcomers: set[str] = set()
 
     @property
     def mending(self) -> bool:
         """Whether the publishing connection is being made anew, which publications wait for."""
         return self._mend.is_set()
-
-    @property
-    def expected_replicas(self) -> int:
-        """How many replicas there should be: those counted last, and those that have shown themselves since."""
-        return (self.replicas or 1) + len(self._newcomers)
 
     # -- the life ------------------------------------------------------------------------------------------------
 
@@ -234,9 +228,8 @@ class Link:
             elif envelope.sender == self._replica:
                 self._probes.pop(str(codec.decode(envelope.payload)), None)
                 self._news.set()
-            elif envelope.sender is not None and envelope.sender not in self._peers and len(self._peers) < _PEERS_KNOWN:
-                self._peers.add(envelope.sender)
-                self._newcomers.add(envelope.sender)
+            elif envelope.sender is not None and self._on_peer(envelope.sender):
+                # It does not know of this replica yet, and is not counted perhaps.
                 self._probe_due = min(self._probe_due, self._clock.now() + self._timings.ping_every_s)
             return
         if envelope.kind is not None:
@@ -357,7 +350,6 @@ class Link:
         error = reply.exception()
         if error is None:
             self.replicas = reply.result()
-            self._newcomers.clear()
         elif isinstance(error, BrokerRefused):
             self.lose(error)
         else:

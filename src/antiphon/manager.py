@@ -194,7 +194,7 @@ class WebSocketManager:
         if connection is None:
             return False
         topics = self._hub.remove(connection) or []
-        if self._attachment is not None:
+        if self._attachment is not None and not self._attachment.loop.is_closed():
             for topic in [None, *topics]:
                 self._attachment.unlisten(topic)
         connection._transport.detach()
@@ -237,7 +237,9 @@ class WebSocketManager:
     def unsubscribe(self, websocket: WebSocket, topic: str) -> None:
         """Let a socket hear a topic no longer. Idempotent."""
         connection = self._connections.get(websocket)
-        if connection is not None and self._hub.unsubscribe(connection, topic) and self._attachment is not None:
+        if connection is None or not self._hub.unsubscribe(connection, topic):
+            return
+        if self._attachment is not None and not self._attachment.loop.is_closed():
             self._attachment.unlisten(topic)
 
     def _connection(self, websocket: WebSocket) -> Connection:
@@ -420,10 +422,18 @@ class WebSocketManager:
         """
         if self._closed:
             return
-        self._closed = True
         attachment = self._attachment
-        if attachment is None or attachment.loop.is_closed():
+        if attachment is not None and attachment.loop.is_closed():
+            self._leave_dead_loop()
+            attachment = None
+        if attachment is not None and attachment.loop is not asyncio.get_running_loop():
+            raise WrongEventLoop(
+                f"the manager of channel {self.channel!r} is in use on another event loop: close it there"
+            )
+        self._closed = True
+        if attachment is None:
             return
+        await attachment.finish(limit_s=self._send_limits.close_s)
         for websocket, connection in list(self._connections.items()):
             del self._connections[websocket]
             self._hub.remove(connection)

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,14 +62,27 @@ class Asking(Protocol):
 class _Question:
     """One question under way."""
 
-    def __init__(self) -> None:
-        self.answers: list[list[object]] = []
+    def __init__(self, enough: Callable[[Mapping[str, object]], bool] | None) -> None:
+        self.answers: list[list[Mapping[str, object]]] = []
         self.expected: int | None = None
         self.done = asyncio.Event()
+        self._enough = enough
+
+    def take(self, data: Sequence[object]) -> None:
+        """One replica's answer; what makes no sense is left out."""
+        answer = [item for item in data if isinstance(item, Mapping)]
+        self.answers.append(answer)
+        if self._enough is not None and any(map(self._enough, answer)):
+            self.done.set()
+        self.look()
 
     def look(self) -> None:
-        if self.expected is not None and len(self.answers) >= self.expected:
+        if self.all_answered:
             self.done.set()
+
+    @property
+    def all_answered(self) -> bool:
+        return self.expected is not None and len(self.answers) >= self.expected
 
 
 class Census:
@@ -95,10 +108,20 @@ class Census:
         if not answerers:
             self._answerers.pop(channel, None)
 
-    async def ask(self, channel: str, question: Mapping[str, object], *, timeout_s: float) -> Answers:
-        """Ask all replicas; returns when all have answered, or with what there is after `timeout_s`. Never raises."""
+    async def ask(
+        self,
+        channel: str,
+        question: Mapping[str, object],
+        *,
+        timeout_s: float,
+        enough: Callable[[Mapping[str, object]], bool] | None = None,
+    ) -> Answers:
+        """Ask all replicas; returns when all have answered, or with what there is after `timeout_s`. Never raises.
+
+        The first answer for which `enough` is true ends the waiting too.
+        """
         number = str(next(self._numbers))
-        open_question = self._questions[number] = _Question()
+        open_question = self._questions[number] = _Question(enough)
         try:
             payload = codec.encode({"ask": number, "channel": channel, "question": dict(question)})
             asked = self._relay.tell(
@@ -114,8 +137,8 @@ class Census:
             except (TimeoutError, AntiphonError):
                 if not open_question.answers:
                     return Answers(self._own(channel, question), 1, False)
-            data = [item for answer in open_question.answers for item in answer if isinstance(item, Mapping)]
-            return Answers(data, len(open_question.answers), open_question.done.is_set())
+            data = [item for answer in open_question.answers for item in answer]
+            return Answers(data, len(open_question.answers), open_question.all_answered)
         finally:
             del self._questions[number]
 
@@ -143,8 +166,7 @@ class Census:
         question = self._questions.get(str(answer.get("ask")))
         data = answer.get("data")
         if question is not None and isinstance(data, list):
-            question.answers.append(list(data))
-            question.look()
+            question.take(data)
 
 
 def sketch(users: Iterable[str]) -> list[int]:
@@ -161,7 +183,7 @@ def count_distinct(sketches: Iterable[Iterable[object]]) -> int:
     union: set[int] = set()
     full = False
     for one in sketches:
-        hashes = [value for value in one if isinstance(value, int)]
+        hashes = {value for value in one if type(value) is int and 0 <= value < _SPACE}
         full = full or len(hashes) >= SKETCH_SIZE
         union.update(hashes)
     if not full:

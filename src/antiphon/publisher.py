@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from types import TracebackType
 
 from antiphon.brokers import broker_for
 from antiphon.brokers.base import Broker, Publishing
 from antiphon.codes import Reason
-from antiphon.errors import BrokerError, BrokerRefused, ConfigurationError, ManagerClosed, PublishFailed
+from antiphon.errors import (
+    BrokerError,
+    BrokerRefused,
+    BrokerTimeout,
+    ConfigurationError,
+    ManagerClosed,
+    PublishFailed,
+    WrongEventLoop,
+)
 from antiphon.limits import Limits
 from antiphon.publication import Publication, new_publication
 from antiphon.settings import Timings, read_settings
@@ -51,6 +59,8 @@ class Publisher:
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._publishing: Publishing | None = None
+        self._keeper: AsyncGenerator[None, None] | None = None
+        self._inherited: AsyncGenerator[None, None] | None = None
         self._dialling = asyncio.Lock()
         self._closed = False
 
@@ -67,58 +77,71 @@ class Publisher:
 
         Raises PublishFailed, within about 4 s, when the broker did not take it; `outcome_unknown` says whether it may
         have all the same. A connection that was merely reset is made anew once, and the same id sent again: no client
-        gets it twice. Raises what WebSocketManager.broadcast raises for a message that cannot be sent.
+        gets it twice. Raises what WebSocketManager.broadcast raises for a message that cannot be sent, and
+        WrongEventLoop while another loop uses this publisher.
         """
         if self._closed:
             raise ManagerClosed("the publisher was closed: construct a new one")
-        publication = _checked(channel, message, self._name(), self._limits, topic, target_user_ids, expires_s)
+        loop = self._enter_loop()
+        publication = _checked(channel, message, self._sender, self._limits, topic, target_user_ids, expires_s)
         payload = envelopes.encode(publication.envelope)
-        sent = False
-        for attempt in (1, 2):
+        end = loop.time() + 2 * self._timings.command_s
+        in_doubt = False
+        while True:
+            publishing: Publishing | None = None
             try:
-                publishing = await self._open()
-                sent = True
-                async with asyncio.timeout(self._timings.command_s):
+                async with asyncio.timeout_at(min(end, loop.time() + self._timings.connect_s)):
+                    publishing = await self._open()
+                async with asyncio.timeout_at(min(end, loop.time() + self._timings.command_s)):
                     replicas = await publishing.publish(publication.route, payload)
                 return Published(publication.envelope.id or "", replicas)
             except TimeoutError as error:
-                await self._drop()
-                raise _failed(publication, Reason.TIMEOUT, unknown=sent) from error
+                await self._drop(publishing)
+                unknown = in_doubt or publishing is not None
+                raise _failed(publication, Reason.TIMEOUT, unknown=unknown) from error
             except BrokerRefused as error:
-                raise _failed(publication, error.reason, unknown=False) from error
+                raise _failed(publication, error.reason, unknown=in_doubt) from error
             except BrokerError as error:
-                await self._drop()
-                if attempt == 2 or not sent:
-                    raise _failed(publication, error.reason, unknown=sent) from error
-        raise AssertionError("unreachable")
+                await self._drop(publishing)
+                if in_doubt or publishing is None:
+                    raise _failed(publication, error.reason, unknown=in_doubt) from error
+                in_doubt = True
 
-    def _name(self) -> str:
+    def _enter_loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
         if os.getpid() != self._pid:  # forked: the parent goes on with the old name and connection
             self._pid = os.getpid()
             self._sender = f"p{secrets.token_hex(6)}"
-            self._publishing = self._loop = None
-        return self._sender
+            self._inherited = self._keeper  # not to be touched here, nor by the garbage collector
+            self._loop = None
+        if self._loop is not loop:
+            if self._loop is not None and self._loop.is_running():
+                raise WrongEventLoop("the publisher is in use on another event loop: use one publisher for each loop")
+            self._loop, self._dialling = loop, asyncio.Lock()
+            self._publishing = self._keeper = None
+        return loop
 
     async def _open(self) -> Publishing:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop, self._publishing, self._dialling = loop, None, asyncio.Lock()
         async with self._dialling:
             if self._publishing is None or self._publishing.lost:
-                async with asyncio.timeout(self._timings.connect_s):
-                    self._publishing = await self._broker.open_publishing()
+                await self._drop(self._publishing)
+                publishing = await self._broker.open_publishing()
+                self._publishing, self._keeper = publishing, _until_loop_ends(publishing)
+                await anext(self._keeper)
             return self._publishing
 
-    async def _drop(self) -> None:
-        publishing, self._publishing = self._publishing, None
-        if publishing is not None:
-            await publishing.close()
+    async def _drop(self, publishing: Publishing | None) -> None:
+        """Close this connection, unless another has taken its place meanwhile."""
+        if publishing is not None and publishing is self._publishing:
+            keeper, self._publishing, self._keeper = self._keeper, None, None
+            if keeper is not None:
+                await keeper.aclose()
 
     async def close(self) -> None:
         """End the connection. Idempotent."""
         self._closed = True
         if self._loop is asyncio.get_running_loop():
-            await self._drop()
+            await self._drop(self._publishing)
 
     async def __aenter__(self) -> Publisher:
         return self
@@ -129,6 +152,14 @@ class Publisher:
         await self.close()
 
 
+async def _until_loop_ends(publishing: Publishing) -> AsyncGenerator[None, None]:
+    """Close a connection before its loop does: `asyncio.run` ends what is suspended here, so nothing stays open."""
+    try:
+        yield
+    finally:
+        await publishing.close()
+
+
 class SyncPublisher:
     """The same for code without an event loop. Threads may share one; a forked process makes its own connection."""
 
@@ -136,6 +167,8 @@ class SyncPublisher:
         # Imported here so that an application without a broker does not load the Redis client.
         from antiphon.brokers.redis_sync import SyncRedisPublishing
 
+        if not timeout_s > 0:
+            raise ConfigurationError(f"timeout_s={timeout_s!r}: it must be above 0")
         self._publishing = SyncRedisPublishing(_address(url), timeout_s=timeout_s)
         self._limits = limits if limits is not None else Limits()
         self._sender = f"s{secrets.token_hex(6)}"
@@ -162,7 +195,8 @@ class SyncPublisher:
         except BrokerRefused as error:
             raise _failed(publication, error.reason, unknown=False) from error
         except BrokerError as error:
-            raise _failed(publication, error.reason, unknown=error.reason is not Reason.UNREACHABLE) from error
+            unknown = isinstance(error, BrokerTimeout) or error.reason is Reason.CONNECTION_LOST
+            raise _failed(publication, error.reason, unknown=unknown) from error
         return Published(publication.envelope.id or "", replicas)
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ _PATIENT = frozenset({Reason.AUTHENTICATION, Reason.PERMISSION, Reason.MAX_CLIEN
 
 _PATIENCE_S = 1.0
 _SOUND_S = 1.0
-_COUNTED_S = 10.0
+_PEERS = 10_000
 
 
 class Relay:
@@ -66,6 +66,7 @@ class Relay:
         self._reason: Reason | None = Reason.STARTING
         self._closed = False
         self._expected_replicas: int | None = None
+        self._peers: dict[str, float] = {}
         self._first_dial = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._watchers: list[Callable[[State], None]] = []
@@ -162,7 +163,7 @@ class Relay:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._first_dial.set()
-        self._settle(Reason.CLOSED)
+        self._ledger.settle_all_here(Reason.CLOSED, closing=True, now=self._clock.now())
         while self._ledger.outbox.pop() is not None:
             self.counters.dropped[Reason.CLOSED] += 1
         self._routes.lost()
@@ -208,6 +209,7 @@ class Relay:
             counters=self.counters,
             clock=self._clock,
             on_control=self._on_control,
+            on_peer=self._on_peer,
             room=self._room,
         )
         up_since: float | None = None
@@ -221,25 +223,44 @@ class Relay:
             await link.dial()
             self._link = link
             ending = await link.run(expected_replicas=self._expected_replicas, on_up=on_up)
-            proved_for_s = None if up_since is None else max(0.0, self._clock.now() - up_since)
-            if proved_for_s is not None:
-                self._expect(link.expected_replicas, lived_s=proved_for_s)
-            return proved_for_s, ending
+            if up_since is None:
+                return None, ending
+            self._recount(link.replicas or 1)
+            return max(0.0, self._clock.now() - up_since), ending
         finally:
             self._link = None
             await link.close()
 
-    def _expect(self, replicas: int, *, lived_s: float) -> None:
-        """Remember how many replicas there are; in a short life not all of them need have shown themselves."""
-        if self._expected_replicas is None or replicas >= self._expected_replicas or lived_s > _COUNTED_S:
-            self._expected_replicas = replicas
+    def _on_peer(self, replica: str) -> bool:
+        """Another replica showed itself. Returns whether that is news."""
+        news = replica not in self._peers
+        if not news or len(self._peers) < _PEERS:
+            self._peers[replica] = self._clock.now()
+        return news
+
+    def _recount(self, counted: int) -> None:
+        """The link is lost: remember how many there were. Each shows itself once in a probe's interval."""
+        oldest = self._clock.now() - 2.5 * self._timings.probe_every_s
+        self._peers = {replica: seen for replica, seen in self._peers.items() if seen > oldest}
+        self._expected_replicas = max(counted, 1 + len(self._peers))
 
     def _rise(self, link: Link) -> None:
         self._reason = None
         self._unsaid = False
-        self._states.info("up", "up: %s (replica %s, %s in all)", self._broker.address, self.replica, link.replicas)
+        # Who was there before the outage has the usual time to show itself again.
+        self._peers = dict.fromkeys(self._peers, self._clock.now())
+        if not self._say_up(link):
+            asyncio.get_running_loop().call_later(1.1 * _SOUND_S, self._say_up, link)
         self._first_dial.set()
         self._tell(State.UP)
+
+    def _say_up(self, link: Link) -> bool:
+        """Log the good news, if it still is; False when it has to wait."""
+        if not link.live:
+            return True
+        return self._states.info(
+            "up", "up: %s (replica %s, %s in all)", self._broker.address, self.replica, link.replicas
+        )
 
     def _degrade(self, reason: Reason, text: str) -> None:
         self._routes.lost()

@@ -98,9 +98,9 @@ class LocalRelay:
         self._routes.add(channel, topic, listener)
 
     def unlisten(self, channel: str, topic: str | None, listener: Listener) -> None:
-        now = asyncio.get_running_loop().time()
-        self._routes.discard(channel, topic, listener, now=now)
-        self._routes.expire(before=now)
+        # No clock: nothing lingers here, and the event loop may have ended.
+        self._routes.discard(channel, topic, listener, now=0.0)
+        self._routes.expire(before=0.0)
 
     async def heard(self, route: str) -> bool:
         return True
@@ -143,6 +143,7 @@ def acquire(broker: Broker | None, *, key: object, timings: Timings, outbox_limi
 
     `key` names the broker: managers with the same key, timings and limits share.
     """
+    _forget_ended_loops()
     here = _shared.setdefault(asyncio.get_running_loop(), {})
     whole_key = (key, timings, outbox_limits)
     shared = here.get(whole_key)
@@ -154,6 +155,14 @@ def acquire(broker: Broker | None, *, key: object, timings: Timings, outbox_limi
         relay.start()
     shared.holders += 1
     return shared
+
+
+def _forget_ended_loops() -> None:
+    """A loop that ended before its managers were closed would stay for ever: its relays refer to it."""
+    for reference in _shared.keyrefs():
+        loop = reference()
+        if loop is not None and loop.is_closed():
+            _shared.pop(loop, None)
 
 
 async def release(shared: Shared) -> None:

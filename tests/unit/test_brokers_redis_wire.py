@@ -126,7 +126,8 @@ async def test_ping_reply_for_a_publication_ends_the_connection() -> None:
         await publishing.close()
 
 
-async def test_server_that_reads_nothing_ends_the_connection_as_busy() -> None:
+async def test_server_that_reads_nothing_ends_the_connection_as_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_redis_wire, "UNSENT_LIMIT_BYTES", 16 * 1024 * 1024)
     with ScriptedRedis() as server:
         publishing = await publishing_to(server)
         server.answers["PUBLISH"] = server.hang

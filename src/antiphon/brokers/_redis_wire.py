@@ -28,8 +28,11 @@ from antiphon.errors import BrokerError, BrokerRefused, BrokerUnavailable
 
 __all__ = ["UNANSWERED_LIMIT", "UNSENT_LIMIT_BYTES", "Pipeline", "Wire", "dial"]
 
-UNSENT_LIMIT_BYTES: Final = 16 * 1024 * 1024
-"""Bytes that the server has not taken yet. Writing when more than that wait ends the connection as busy."""
+UNSENT_LIMIT_BYTES: Final = 64 * 1024 * 1024
+"""Bytes that the server has not taken yet. Writing when more than that wait ends the connection as busy.
+
+A backstop: whoever publishes bounds what is under way to less, so that a burst to a healthy server never gets here.
+"""
 
 UNANSWERED_LIMIT: Final = 65_536
 """Commands without an answer. One more ends the connection as busy."""

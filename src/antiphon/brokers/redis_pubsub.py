@@ -157,7 +157,7 @@ class RedisListening:
 class RedisPublishing:
     """One life of a connection that publishes; see `antiphon.brokers.base.Publishing`.
 
-    It ends as busy (`Reason.BUSY`) when the server leaves 16 MiB unread or 65,536 commands without an answer: whoever
+    It ends as busy (`Reason.BUSY`) when the server leaves 64 MiB unread or 65,536 commands without an answer: whoever
     publishes faster than that has to wait for answers.
     """
 

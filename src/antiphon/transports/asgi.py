@@ -155,7 +155,7 @@ class AsgiLane:
     def _queue(self, targets: Sequence[AsgiTransport], event: dict[str, object], size: int, *, last: bool) -> None:
         self._jobs.append(_Job(targets, event, size, last=last))
         self.pressure.add(size)
-        if self._driver is None:
+        if self._driver is None or self._driver.done():  # done without an end of its own: somebody cancelled it
             self._start_driver()
 
     def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
@@ -188,30 +188,26 @@ class AsgiLane:
     # The tasks.
 
     async def _drive(self) -> None:
-        me = asyncio.current_task()
         budget = SLICE
-        try:
-            while self._jobs:
-                job = self._jobs[0]
-                suspended = self._step_through(job, budget)
-                if suspended is not None:
-                    transport, rest = suspended
-                    transport._writer = me
-                    self._start_driver()
-                    await transport._write(job, rest)
-                    return
-                if job.position < len(job.targets):
-                    budget = 0
-                else:
-                    self._jobs.popleft()
-                    self.pressure.done(1, job.size)
-                    budget -= min(budget, len(job.targets))
-                if not budget:
-                    await asyncio.sleep(0)
-                    budget = SLICE
-        finally:
-            if self._driver is me:
-                self._driver = None
+        while self._jobs:
+            job = self._jobs[0]
+            suspended = self._step_through(job, budget)
+            if suspended is not None:
+                transport, rest = suspended
+                transport._writer = self._driver
+                self._start_driver()
+                await transport._write(job, rest)
+                return
+            if job.position < len(job.targets):
+                budget = 0
+            else:
+                self._jobs.popleft()
+                self.pressure.done(1, job.size)
+                budget -= min(budget, len(job.targets))
+            if not budget:
+                await asyncio.sleep(0)
+                budget = SLICE
+        self._driver = None
 
     def _step_through(self, job: _Job, budget: int) -> tuple[AsgiTransport, _Rest] | None:
         """Send to up to `budget` of the job's sockets that are left. What is returned did not finish at once."""

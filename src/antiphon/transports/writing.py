@@ -192,8 +192,6 @@ class WriteQueue:
         budget = SLICE
         while jobs:
             job = jobs[0]
-            if job is self._last:
-                self._last = None
             if job.descriptors is None:
                 self._seal(job)
             budget = self._serve(job, budget)

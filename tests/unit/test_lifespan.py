@@ -1,0 +1,145 @@
+"""The lifespan: all managers are connected before the first request and closed at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+
+import pytest
+from fastapi import FastAPI, WebSocket
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.testclient import TestClient
+
+import antiphon
+from antiphon.brokers.memory import MemoryBroker, MemoryServer
+from antiphon.codes import State
+from antiphon.manager import WebSocketManager, managers_here
+from tests.unit.browsers import Browser, until
+
+
+@pytest.fixture(autouse=True)
+def no_other_managers() -> None:
+    """What other tests left for the garbage collector is no part of these applications."""
+    gc.collect()
+
+
+@pytest.mark.virtual_time
+async def test_managers_are_up_before_the_first_request_and_closed_at_the_end() -> None:
+    server = MemoryServer()
+    managers = [WebSocketManager(f"c{number}", broker=MemoryBroker(server)) for number in range(3)]
+    browser = Browser()
+    async with antiphon.lifespan(FastAPI()):
+        await until(lambda: all(manager.state is State.UP for manager in managers))
+        await managers[0].connect(browser.websocket)
+    assert [manager.state for manager in managers] == [State.CLOSED] * 3
+
+    assert (browser.close_code, server.connections) == (1001, 0)
+
+
+@pytest.mark.virtual_time
+async def test_the_start_takes_about_a_second_at_most_when_the_brokers_hang() -> None:
+    servers = [MemoryServer() for _ in range(5)]
+    managers = [WebSocketManager("c", broker=MemoryBroker(server)) for server in servers]
+    for server in servers:
+        server.freeze()
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    async with antiphon.lifespan():
+        assert loop.time() - start <= 2
+        assert {manager.state for manager in managers} == {State.DEGRADED}
+        for server in servers:
+            server.thaw()
+
+    assert {manager.state for manager in managers} == {State.CLOSED}
+
+
+@pytest.mark.virtual_time
+async def test_managers_are_closed_when_the_application_ends_with_an_error() -> None:
+    manager = WebSocketManager("c")
+    with pytest.raises(ZeroDivisionError):
+        async with antiphon.lifespan():
+            raise ZeroDivisionError
+
+    assert manager.state is State.CLOSED
+
+
+@pytest.mark.virtual_time
+async def test_all_managers_are_closed_when_closing_one_of_them_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    managers = [WebSocketManager("c") for _ in range(3)]
+    close = WebSocketManager.close
+
+    async def failing(manager: WebSocketManager) -> None:
+        await close(manager)
+        if manager is managers[0]:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(WebSocketManager, "close", failing)
+    with pytest.raises(ZeroDivisionError):
+        async with antiphon.lifespan():
+            pass
+
+    assert {manager.state for manager in managers} == {State.CLOSED}
+
+
+@pytest.mark.virtual_time
+async def test_a_manager_that_was_closed_before_is_left_alone() -> None:
+    manager = WebSocketManager("c")
+    await manager.close()
+    async with antiphon.lifespan():
+        assert manager.state is State.CLOSED
+
+
+def test_managers_of_another_running_loop_are_left_alone() -> None:
+    elsewhere = WebSocketManager("c")
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(elsewhere.start(), loop).result(30)
+        here = WebSocketManager("c")
+
+        async def application() -> None:
+            async with antiphon.lifespan():
+                await here.broadcast("x")
+
+        asyncio.run(application())
+        assert (elsewhere.state, here.state) == (State.LOCAL, State.CLOSED)
+        asyncio.run_coroutine_threadsafe(elsewhere.close(), loop).result(30)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.mark.parametrize("framework", [FastAPI, Starlette])
+def test_an_application_starts_and_ends_with_it(framework: type[Starlette]) -> None:
+    manager = WebSocketManager("chat")
+
+    async def endpoint(websocket: WebSocket) -> None:
+        await manager.serve(websocket, on_message=lambda connection, message: manager.broadcast(message))
+
+    app = framework(lifespan=antiphon.lifespan, routes=[WebSocketRoute("/ws", endpoint)])
+    with TestClient(app) as client:
+        assert manager in managers_here()
+        with client.websocket_connect("/ws") as websocket:
+            websocket.send_text('{"a": 1}')
+            assert websocket.receive_json() == {"a": 1}
+
+    assert manager.state is State.CLOSED
+
+
+def test_the_same_managers_serve_again_when_the_application_is_started_again() -> None:
+    manager = WebSocketManager("chat")
+    app = FastAPI(lifespan=antiphon.lifespan)
+
+    @app.websocket("/ws")
+    async def endpoint(websocket: WebSocket) -> None:
+        await manager.connect(websocket)
+        await manager.broadcast(await websocket.receive_text())
+
+    for _ in range(3):  # as in a test suite: one module, a client for each test
+        with TestClient(app) as client, client.websocket_connect("/ws") as websocket:
+            websocket.send_text("x")
+            assert websocket.receive_text() == "x"

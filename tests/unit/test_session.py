@@ -1,0 +1,253 @@
+"""One client's conversation where the library reads the socket: `manager.serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from antiphon.connection import Connection
+from antiphon.errors import InvalidUserId
+from antiphon.manager import WebSocketManager
+from tests.unit.browsers import Browser, nothing_left, settle, until
+
+pytestmark = pytest.mark.virtual_time
+
+Handler = Callable[[Connection, object], Awaitable[object]]
+
+
+@pytest.fixture
+async def manager() -> AsyncIterator[WebSocketManager]:
+    before = asyncio.all_tasks()
+    manager = WebSocketManager("c")
+    yield manager
+    await manager.close()
+    await nothing_left(before)
+
+
+@asynccontextmanager
+async def served(
+    manager: WebSocketManager, on_message: Handler | None = None, user_id: str | None = None
+) -> AsyncIterator[Browser]:
+    """A client whose socket `serve` reads; at the end it leaves, and `serve` must return."""
+    browser = Browser()
+    serving = asyncio.create_task(manager.serve(browser.websocket, user_id, on_message=on_message))
+    await until(lambda: browser.accepted is not None)
+    yield browser
+    browser.leaves()
+    await asyncio.wait_for(serving, 30)
+
+
+def noting(notes: list[object]) -> Handler:
+    async def on_message(connection: Connection, message: object) -> None:
+        notes.append(message)
+
+    return on_message
+
+
+async def test_serve_connects_the_socket_and_lets_go_of_it_when_the_client_leaves(manager: WebSocketManager) -> None:
+    browser = Browser()
+    serving = asyncio.create_task(
+        manager.serve(browser.websocket, "42", topics=["t"], subprotocol="a", on_message=noting([]))
+    )
+    await until(lambda: manager.is_user_connected("42"))
+    assert (manager.get_connection_count(), manager.stats().topics) == (1, 1)
+    assert browser.accepted is not None
+    assert browser.accepted["subprotocol"] == "a"
+    await manager.broadcast("x", topic="t")
+    browser.leaves()
+    await serving
+
+    assert browser.texts == ["x"]
+    assert (manager.get_connection_count(), manager.stats().topics) == (0, 0)
+
+
+async def test_serve_refuses_what_connect_refuses(manager: WebSocketManager) -> None:
+    browser = Browser()
+    with pytest.raises(InvalidUserId):
+        await manager.serve(browser.websocket, "")
+
+    assert browser.events == []
+
+
+async def test_the_handler_gets_each_message_decoded_and_the_connection(manager: WebSocketManager) -> None:
+    got: list[tuple[str | None, object]] = []
+
+    async def on_message(connection: Connection, message: object) -> None:
+        got.append((connection.user_id, message))
+
+    async with served(manager, on_message, "42") as browser:
+        browser.says('{"type": "ping", "é": [1, null]}')
+        browser.says(" 7 ")
+        browser.says(binary='"é"'.encode())
+        await until(lambda: len(got) == 3)
+
+    assert got == [("42", {"type": "ping", "é": [1, None]}), ("42", 7), ("42", "é")]
+
+
+async def test_messages_are_handled_one_at_a_time_and_in_order_when_they_come_together(
+    manager: WebSocketManager,
+) -> None:
+    notes: list[object] = []
+    at_work = 0
+
+    async def on_message(connection: Connection, message: object) -> None:
+        nonlocal at_work
+        at_work += 1
+        assert at_work == 1
+        await asyncio.sleep(1 if message == 0 else 0)
+        notes.append(message)
+        at_work -= 1
+
+    async with served(manager, on_message) as browser:
+        for number in range(20):
+            browser.says(str(number))
+        await until(lambda: len(notes) == 20)
+
+    assert notes == list(range(20))
+    assert manager.stats().handler_errors == 0
+
+
+async def test_a_slow_handler_holds_up_its_own_client_alone(manager: WebSocketManager) -> None:
+    notes: list[object] = []
+    never = asyncio.Event()
+
+    async def on_message(connection: Connection, message: object) -> None:
+        if message == "wait":
+            await never.wait()
+        notes.append(message)
+
+    async with served(manager, on_message) as slow, served(manager, on_message) as other:
+        slow.says('"wait"')
+        slow.says('"later"')
+        other.says('"at once"')
+        await until(lambda: notes == ["at once"])
+        await manager.broadcast("x")
+        await settle()
+        assert (slow.texts, other.texts) == (["x"], ["x"])
+        never.set()
+        await until(lambda: notes == ["at once", "wait", "later"])
+
+
+async def test_a_handler_may_answer_and_publish(manager: WebSocketManager) -> None:
+    async def on_message(connection: Connection, message: object) -> None:
+        await manager.broadcast({"echo": message}, exclude=connection)
+
+    async with served(manager, on_message) as one, served(manager, on_message) as other:
+        one.says("1")
+        await until(lambda: other.texts == ['{"echo":1}'])
+        assert one.texts == []
+
+
+@pytest.mark.parametrize(
+    ("text", "binary"),
+    [
+        ("no json", None),
+        ("", None),
+        ("{'a': 1}", None),
+        ('{"a": NaN}', None),
+        ('"\ud800"', None),
+        ('"\\ud800"', None),
+        ("[" * 1_000 + "]" * 1_000, None),
+        ("[" * 100_000, None),
+        ('{"a": 1} {"b": 2}', None),
+        (None, b"\xff"),
+        (None, b""),
+        (None, b'{"a":'),
+    ],
+)
+async def test_the_client_is_told_and_the_connection_goes_on_when_a_message_is_no_json(
+    manager: WebSocketManager, text: str | None, binary: bytes | None
+) -> None:
+    notes: list[object] = []
+    async with served(manager, noting(notes)) as browser:
+        browser.says(text, binary=binary)
+        browser.says("1")
+        await until(lambda: notes == [1])
+        await settle()
+
+        [answer] = map(json.loads, browser.texts)
+        assert answer == {"type": "error", "code": "bad_request", "message": "a message must be JSON text"}
+    assert manager.stats().handler_errors == 0
+
+
+async def test_everything_is_read_and_nothing_answered_when_there_is_no_handler(manager: WebSocketManager) -> None:
+    async with served(manager) as browser:
+        browser.says("no json")
+        browser.says("{}")
+        await settle()
+
+        assert browser.texts == []
+        assert manager.get_connection_count() == 1
+
+
+async def test_a_handler_that_raises_is_counted_and_the_connection_goes_on(
+    manager: WebSocketManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    notes: list[object] = []
+
+    async def on_message(connection: Connection, message: object) -> None:
+        if isinstance(message, int) and message % 10 == 0:
+            raise ZeroDivisionError(f"message {message}")
+        notes.append(message)
+
+    async with served(manager, on_message) as browser, served(manager, on_message) as other:
+        for number in range(50):
+            browser.says(str(number))
+        await until(lambda: bool(notes) and notes[-1] == 49)
+        await manager.broadcast("x")
+        await settle()
+        assert browser.texts == other.texts == ["x"]
+
+    assert len(notes) == 45
+    assert manager.stats().handler_errors == 5
+    [record] = [record for record in caplog.records if "on_message" in record.getMessage()]
+    assert record.exc_info is not None
+    assert "message 0" in str(record.exc_info[1])
+
+
+async def test_serve_returns_when_a_handler_disconnects_and_the_client_goes(manager: WebSocketManager) -> None:
+    async def on_message(connection: Connection, message: object) -> None:
+        manager.disconnect(browser.websocket)
+
+    async with served(manager, on_message) as browser:
+        browser.says("{}")
+        await until(lambda: manager.get_connection_count() == 0)
+        await manager.broadcast("x")
+        await settle()
+
+        assert browser.texts == []
+
+
+async def test_the_socket_is_let_go_when_the_task_that_serves_it_is_cancelled(manager: WebSocketManager) -> None:
+    browser = Browser()
+    serving = asyncio.create_task(manager.serve(browser.websocket, "1"))
+    await until(lambda: manager.is_user_connected("1"))
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+
+    assert manager.get_connection_count() == 0
+
+
+async def test_serve_returns_when_the_client_leaves_after_the_manager_was_closed(manager: WebSocketManager) -> None:
+    async with served(manager, noting([])) as browser:
+        await manager.close()
+
+        assert browser.close_code == 1001
+
+
+async def test_a_message_that_comes_after_the_end_is_not_handled(manager: WebSocketManager) -> None:
+    notes: list[object] = []
+    browser = Browser()
+    serving = asyncio.create_task(manager.serve(browser.websocket, on_message=noting(notes)))
+    await until(lambda: browser.accepted is not None)
+    browser.says("1")
+    browser.leaves(1006)
+    browser.says("2")
+    await serving
+
+    assert notes == [1]
