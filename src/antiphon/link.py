@@ -116,6 +116,8 @@ class Link:
         """Publications go to the broker; false before the proof and after the end."""
         self.replicas: int | None = None
         """Replicas that heard the last probe."""
+        self.newcomers = 0
+        """New replicas that showed themselves since."""
 
     @property
     def mending(self) -> bool:
@@ -230,6 +232,7 @@ class Link:
                 self._news.set()
             elif envelope.sender is not None and self._on_peer(envelope.sender):
                 # It does not know of this replica yet, and is not counted perhaps.
+                self.newcomers += 1
                 self._probe_due = min(self._probe_due, self._clock.now() + self._timings.ping_every_s)
             return
         if envelope.kind is not None:
@@ -350,6 +353,7 @@ class Link:
         error = reply.exception()
         if error is None:
             self.replicas = reply.result()
+            self.newcomers = 0
         elif isinstance(error, BrokerRefused):
             self.lose(error)
         else:

@@ -225,7 +225,7 @@ class Relay:
             ending = await link.run(expected_replicas=self._expected_replicas, on_up=on_up)
             if up_since is None:
                 return None, ending
-            self._recount(link.replicas or 1)
+            self._recount((link.replicas or 1) + link.newcomers)
             return max(0.0, self._clock.now() - up_since), ending
         finally:
             self._link = None
