@@ -52,8 +52,17 @@ def test_what_is_watched_ends_and_what_is_forgotten_stays(tmp_path: Path, end: s
 
 
 def test_shared_is_one_for_the_process_and_new_after_its_shell_was_killed() -> None:
-    guard = Guard.shared()
-    assert Guard.shared() is guard
-    guard.close()
-    assert Guard.shared() is not guard
-    guard.watch(1_000_000_000)  # says nothing to nobody
+    # In a process of its own: what closes a guard ends everything that this process watches, its servers included.
+    program = """
+from antiphon.dev.guard import Guard
+guard = Guard.shared()
+assert Guard.shared() is guard
+guard.close()
+assert Guard.shared() is not guard
+guard.watch(1_000_000_000)  # says nothing to nobody
+print("done")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("done\n", "", 0)
