@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 MANAGER = {
     "connect": ["websocket", "user_id", "*topics", "*accept", "*subprotocol"],
     "disconnect": ["websocket"],
-    "serve": ["websocket", "user_id", "*topics", "*on_message"],
+    "serve": ["websocket", "user_id", "*topics", "*on_message", "*on_close"],
     "subscribe": ["websocket", "topic"],
     "unsubscribe": ["websocket", "topic"],
     "broadcast": [
@@ -37,6 +37,7 @@ MANAGER = {
     "is_user_connected_anywhere": ["user_id"],
     "stats": [],
     "start": [],
+    "stop": [],
     "close": [],
 }  # fmt: skip
 """The parameters that callers use; more may be added, keyword-only and with a default."""

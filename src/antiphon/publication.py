@@ -88,6 +88,8 @@ def _check_expiry(expires_s: object) -> None:
 def _checked_users(users: Collection[str]) -> frozenset[str]:
     if isinstance(users, str):
         raise ConfigurationError(f"target_user_ids={users!r} is one text: give a set of user ids, as in {{{users!r}}}")
+    if not isinstance(users, Collection):
+        raise ConfigurationError(f"target_user_ids={users!r}: give a set of user ids")
     return frozenset(check_user_id(user) for user in users)
 
 

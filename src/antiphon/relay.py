@@ -15,7 +15,7 @@ from antiphon.brokers.base import Broker
 from antiphon.codes import Reason, State
 from antiphon.dedupe import Dedupe
 from antiphon.errors import BrokerError
-from antiphon.journal import Journal, logger
+from antiphon.journal import Journal
 from antiphon.ledger import Attempt, Ledger, Outcome
 from antiphon.link import Clock, Link
 from antiphon.outbox import OutboxLimits
@@ -178,7 +178,7 @@ class Relay:
             except BrokerError as refused:
                 reason, text = refused.reason, str(refused)
             except Exception as defect:
-                logger.error("the broker link failed in a way that is a defect of this library", exc_info=defect)
+                self._journal.warning("defect", "the broker link failed by a defect of this library", error=defect)
                 reason, text = Reason.CONNECTION_LOST, f"{type(defect).__name__}: {defect}"
             self._degrade(reason, text)
             self._first_dial.set()

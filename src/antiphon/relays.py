@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class LocalRelay:
     """No broker is configured: what is published here is delivered here, at once."""
 
     def __init__(self) -> None:
-        self.replica = "local"
+        self.replica = f"l{secrets.token_hex(6)}"
         self._routes = Routes(counters=LinkCounters(), dedupe=Dedupe(), journal=Journal())
         self._control: dict[str, Callable[[Envelope], None]] = {}
         self._closed = False
@@ -163,6 +164,14 @@ def _forget_ended_loops() -> None:
         loop = reference()
         if loop is not None and loop.is_closed():
             _shared.pop(loop, None)
+
+
+async def retire(shared: Shared) -> None:
+    """Close a relay that nobody else holds; whoever comes next gets a new one."""
+    here = _shared.get(asyncio.get_running_loop(), {})
+    if here.get(shared.key) is shared:
+        del here[shared.key]
+    await shared.relay.close()
 
 
 async def release(shared: Shared) -> None:

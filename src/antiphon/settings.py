@@ -50,7 +50,7 @@ class Timings:
     def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if not value > 0:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise ConfigurationError(f"Timings.{entry.name} must be above 0, not {value!r}")
 
 
@@ -76,6 +76,8 @@ def read_settings(url: str | None, environ: Mapping[str, str] | None = None) -> 
     environ = os.environ if environ is None else environ
     if not _broker_wanted(environ):
         return Settings()
+    if url is not None and not isinstance(url, str):
+        raise ConfigurationError(f"url= is a text such as 'redis://localhost:6379/0', not {type(url).__name__}")
     for candidate in (url, *(environ.get(name) for name in _URL_VARIABLES)):
         if candidate is not None and (stripped := candidate.strip()):
             return Settings(broker_url=stripped)

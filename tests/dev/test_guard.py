@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.dev.guard import Guard
 from tests.dev.processes import DEADLINE_S, is_gone, wait_until
 
 WARD = """

@@ -48,6 +48,7 @@ manager = WebSocketManager(
 
 transitions: list[tuple[float, str, int | None]] = []
 longest_stall_s = 0.0
+losses = 0
 raises = 0
 
 
@@ -126,10 +127,14 @@ streams: dict[str, Stream] = {}
 
 def note_state() -> None:
     """Write down the state, when it has changed, and how many replicas the broker knew then."""
-    state = str(plain(manager.state))
+    global losses
+    now, state, link = time.monotonic(), str(plain(manager.state)), manager.stats().link
+    replicas, lost = (None, 0) if link is None else (link.replicas, sum(link.losses.values()))
+    if lost > losses and transitions and transitions[-1][1] == state == "up":
+        transitions.append((now, "degraded", None))  # it was away and is back since the last look
+    losses = lost
     if not transitions or transitions[-1][1] != state:
-        link = manager.stats().link
-        transitions.append((time.monotonic(), state, None if link is None else link.replicas))
+        transitions.append((now, state, replicas))
 
 
 class Noter(logging.Handler):

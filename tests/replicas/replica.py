@@ -123,7 +123,11 @@ class Replica:
         while self.glance() is None:
             assert self._process is not None
             if self._process.poll() is not None:
-                raise AssertionError(f"{self.name} ended with {self._process.returncode}:\n{self.log[-4000:]}")
+                if "address already in use" not in self.log:
+                    raise AssertionError(f"{self.name} ended with {self._process.returncode}:\n{self.log[-4000:]}")
+                self._log_path.write_text("")  # somebody was quicker to take the port: another one, then
+                self._forget()
+                self.launch()
             if time.monotonic() >= deadline:
                 raise AssertionError(f"{self.name} did not answer within {START_TIMEOUT_S:g} s:\n{self.log[-4000:]}")
             time.sleep(0.02)

@@ -16,7 +16,7 @@ from tests.replicas.proxy import Proxy
 from tests.replicas.replica import eventually
 from tests.replicas.report import Report
 
-CUT_S = 5.0
+CUT_S = 4.5
 LATENCY_GATE_S = 5.0
 
 HOLES: dict[str, Callable[[Proxy], None]] = {

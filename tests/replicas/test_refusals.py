@@ -117,7 +117,7 @@ async def refused_and_back(
         answer = await cluster["R1"].publish({"type": "alone"})
         assert answer["receipt"]["scope"] == "local", answer
         assert answer["receipt"]["reason"] == reason, answer
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(1.5)
         after, watched_s = await cluster["R1"].state(), time.monotonic() - watched
         dials_per_s = (after["stats"]["link"]["dials"] - before["stats"]["link"]["dials"]) / watched_s
         await outage.heal(mend)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, MutableMapping
+import socket
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -36,6 +38,14 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A port that nobody listens on, held so that nobody takes it."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
 class Browser:
     """One client as its server shows it to the application: `websocket`. It writes down what it is sent."""
 
@@ -50,7 +60,13 @@ class Browser:
         """Set one to hold up the handshake until it is set."""
         self._incoming: asyncio.Queue[Event] = asyncio.Queue()
         self._incoming.put_nowait({"type": "websocket.connect"})
-        scope: Event = {"type": "websocket", "path": "/", "headers": [], "query_string": b"", "subprotocols": ["a", "b"]}
+        scope: Event = {
+            "type": "websocket",
+            "path": "/",
+            "headers": [],
+            "query_string": b"",
+            "subprotocols": ["a", "b"],
+        }
         self.websocket = WebSocket(scope, self._incoming.get, self._send)
 
     async def _send(self, event: Event) -> None:
@@ -181,4 +197,4 @@ class Fleet:
 
 async def nothing_left(tasks_before: set[asyncio.Task[Any]]) -> None:
     """All tasks since then have ended, or are about to."""
-    await until(lambda: asyncio.all_tasks() <= tasks_before | {asyncio.current_task()})  # type: ignore[arg-type]  # in a task
+    await until(lambda: asyncio.all_tasks() - {asyncio.current_task()} <= tasks_before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from antiphon.transports.base import Transport
+from antiphon.transports.base import Receiver, Transport
 from antiphon.wire.frames import Frame
 
 
@@ -53,6 +53,15 @@ class NotedTransport:
 
     def close(self, code: int, reason: str) -> None:
         self.texts.append(f"closed {code}")
+
+    def adopt(self, receiver: Receiver) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        return None
+
+    def resume_reading(self) -> None:
+        return None
 
     def detach(self) -> None:
         return None

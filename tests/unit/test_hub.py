@@ -211,3 +211,15 @@ def test_a_message_to_one_connection_needs_it_here(room: Room) -> None:
     assert not room.hub.send(a, frame)
 
     assert room.heard() == {"a": ["x"]}
+
+
+def test_a_filter_that_answers_later_counts_as_no(room: Room) -> None:
+    room.enter("a")
+
+    async def later() -> bool:
+        return True
+
+    room.hub.set_filter(lambda message: later())
+
+    assert room.hub.deliver(publication("x")) == 0
+    assert (room.heard(), room.hub.counters.filter_errors) == ({}, 1)

@@ -1,4 +1,4 @@
-"""The lifespan: all managers are connected before the first request and closed at the end."""
+"""The lifespan: all managers are connected before the first request and stopped at the end."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def no_other_managers() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_managers_are_up_before_the_first_request_and_closed_at_the_end() -> None:
+async def test_managers_are_up_before_the_first_request_and_stopped_at_the_end() -> None:
     server = MemoryServer()
     managers = [WebSocketManager(f"c{number}", broker=MemoryBroker(server)) for number in range(3)]
     browser = Browser()
     async with antiphon.lifespan(FastAPI()):
         await until(lambda: all(manager.state is State.UP for manager in managers))
         await managers[0].connect(browser.websocket)
-    assert [manager.state for manager in managers] == [State.CLOSED] * 3
 
     assert (browser.close_code, server.connections) == (1001, 0)
+    assert {manager.state for manager in managers} == {State.DEGRADED}
 
 
 @pytest.mark.virtual_time
@@ -52,35 +52,38 @@ async def test_the_start_takes_about_a_second_at_most_when_the_brokers_hang() ->
         for server in servers:
             server.thaw()
 
-    assert {manager.state for manager in managers} == {State.CLOSED}
+    assert [server.connections for server in servers] == [0] * 5
 
 
 @pytest.mark.virtual_time
-async def test_managers_are_closed_when_the_application_ends_with_an_error() -> None:
-    manager = WebSocketManager("c")
+async def test_managers_are_stopped_when_the_application_ends_with_an_error() -> None:
+    server = MemoryServer()
+    manager = WebSocketManager("c", broker=MemoryBroker(server))
     with pytest.raises(ZeroDivisionError):
         async with antiphon.lifespan():
+            assert manager.state is State.UP
             raise ZeroDivisionError
 
-    assert manager.state is State.CLOSED
+    assert (manager.state, server.connections) == (State.DEGRADED, 0)
 
 
 @pytest.mark.virtual_time
-async def test_all_managers_are_closed_when_closing_one_of_them_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    managers = [WebSocketManager("c") for _ in range(3)]
-    close = WebSocketManager.close
+async def test_all_managers_are_stopped_when_stopping_one_of_them_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = [MemoryServer() for _ in range(3)]
+    managers = [WebSocketManager("c", broker=MemoryBroker(server)) for server in servers]
+    stop = WebSocketManager.stop
 
     async def failing(manager: WebSocketManager) -> None:
-        await close(manager)
+        await stop(manager)
         if manager is managers[0]:
             raise ZeroDivisionError
 
-    monkeypatch.setattr(WebSocketManager, "close", failing)
+    monkeypatch.setattr(WebSocketManager, "stop", failing)
     with pytest.raises(ZeroDivisionError):
         async with antiphon.lifespan():
-            pass
+            assert [server.connections for server in servers] == [2, 2, 2]
 
-    assert {manager.state for manager in managers} == {State.CLOSED}
+    assert [server.connections for server in servers] == [0, 0, 0]
 
 
 @pytest.mark.virtual_time
@@ -98,14 +101,17 @@ def test_managers_of_another_running_loop_are_left_alone() -> None:
     thread.start()
     try:
         asyncio.run_coroutine_threadsafe(elsewhere.start(), loop).result(30)
-        here = WebSocketManager("c")
+        here, there = Browser(), Browser()
+        manager = WebSocketManager("c")
+        asyncio.run_coroutine_threadsafe(elsewhere.connect(there.websocket), loop).result(30)
 
         async def application() -> None:
             async with antiphon.lifespan():
-                await here.broadcast("x")
+                await manager.connect(here.websocket)
 
         asyncio.run(application())
-        assert (elsewhere.state, here.state) == (State.LOCAL, State.CLOSED)
+        assert (elsewhere.get_connection_count(), manager.get_connection_count()) == (1, 0)
+        assert (there.close_code, here.close_code) == (None, 1001)
         asyncio.run_coroutine_threadsafe(elsewhere.close(), loop).result(30)
     finally:
         loop.call_soon_threadsafe(loop.stop)
@@ -126,8 +132,9 @@ def test_an_application_starts_and_ends_with_it(framework: type[Starlette]) -> N
         with client.websocket_connect("/ws") as websocket:
             websocket.send_text('{"a": 1}')
             assert websocket.receive_json() == {"a": 1}
+            assert manager.get_connection_count() == 1
 
-    assert manager.state is State.CLOSED
+    assert manager.get_connection_count() == 0
 
 
 def test_the_same_managers_serve_again_when_the_application_is_started_again() -> None:

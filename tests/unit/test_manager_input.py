@@ -23,13 +23,14 @@ from antiphon.errors import (
 from antiphon.limits import Limits
 from antiphon.manager import WebSocketManager
 from antiphon.publisher import Publisher, SyncPublisher
-from tests.unit.browsers import Browser, Fleet, until
+from tests.unit.browsers import Browser, Fleet, closed_port, until
 
 # -- names ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "channel", ["", "a b", "a\nb", "a\x00", "a\x1b[31m", "ä", "x" * 129, "a/b", "a*", "../a", "antiphon:control", 7, b"c"]
+    "channel",
+    ["", "a b", "a\nb", "a\x00", "a\x1b[31m", "ä", "x" * 129, "a/b", "a*", "../a", "antiphon:control", 7, b"c"],
 )
 def test_a_channels_name_is_refused_when_it_is_none(channel: str) -> None:
     with pytest.raises(InvalidChannelName) as refused:
@@ -209,9 +210,17 @@ def test_an_address_and_a_broker_are_refused_together() -> None:
 
 
 async def test_no_password_shows_anywhere_when_the_broker_cannot_be_reached(
-    caplog: pytest.LogCaptureFixture, unused_tcp_port: int
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    url = f"redis://user:{SECRET}@127.0.0.1:{unused_tcp_port}/0"
+    with closed_port() as port:
+        seen = await use_everything(f"redis://user:{SECRET}@127.0.0.1:{port}/0", caplog)
+
+    assert "degraded (unreachable)" in caplog.text
+    assert SECRET not in "\n".join([*seen, *caplog.messages, caplog.text])
+
+
+async def use_everything(url: str, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What all that knows an address shows of itself and of its failures."""
     caplog.set_level(logging.DEBUG)
     manager, publisher, blocking = WebSocketManager("c", url=url), Publisher(url), SyncPublisher(url)
     await manager.start()
@@ -231,11 +240,8 @@ async def test_no_password_shows_anywhere_when_the_broker_cannot_be_reached(
     await manager.close()
     await publisher.close()
     blocking.close()
-    seen += [*caplog.messages, caplog.text]
-
     assert manager.state is State.CLOSED
-    assert "degraded (unreachable)" in caplog.text
-    assert SECRET not in "\n".join(seen)
+    return seen
 
 
 def report_of(error: BaseException) -> str:
@@ -248,3 +254,17 @@ def report_of(error: BaseException) -> str:
             parts += [str(one), repr(one), repr(one.args), repr(vars(one))]
             waiting += [one.__cause__, one.__context__]
     return "\n".join([*parts, *traceback.format_exception(error)])
+
+
+@pytest.mark.parametrize("name", ["limits", "send_limits", "outbox_limits", "timings", "broker", "url"])
+def test_an_argument_of_another_type_is_refused_when_the_manager_is_made(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        WebSocketManager("c", **{name: 5})  # type: ignore[arg-type]  # that is the slip
+
+
+def test_a_filter_that_is_a_coroutine_function_is_refused() -> None:
+    async def later(message: object) -> bool:
+        return True
+
+    with pytest.raises(ConfigurationError, match="async def"):
+        WebSocketManager("c").set_message_filter(later)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 import redis
@@ -18,7 +18,7 @@ import redis
 from antiphon.brokers.memory import MemoryBroker, MemoryServer
 from antiphon.codes import Reason, State
 from antiphon.dev.broker_server import BrokerServer
-from antiphon.errors import ConfigurationError, ManagerClosed, NotConnected, WrongEventLoop
+from antiphon.errors import ConfigurationError, ManagerClosed, NotConnected, UsageError, WrongEventLoop
 from antiphon.manager import WebSocketManager
 from antiphon.outbox import OutboxLimits
 from antiphon.settings import Timings
@@ -104,7 +104,7 @@ def test_the_redis_client_is_not_even_loaded_when_there_is_no_address() -> None:
         "from antiphon import WebSocketManager\n"
         "manager = WebSocketManager('c')\n"
         "asyncio.run(manager.broadcast('x'))\n"
-        "assert not [name for name in sys.modules if name.split('.')[0] in ('redis', 'hiredis', 'uvicorn', 'fastapi')]\n"
+        "assert not {name.split('.')[0] for name in sys.modules} & {'redis', 'hiredis', 'uvicorn', 'fastapi'}\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env=_environment(), capture_output=True, text=True, check=False, timeout=60
@@ -418,6 +418,32 @@ async def test_close_is_done_once_when_several_tasks_ask_for_it() -> None:
 
 
 @pytest.mark.virtual_time
+@pytest.mark.parametrize("end", [WebSocketManager.close, WebSocketManager.stop])
+async def test_another_manager_keeps_the_link_when_one_is_ended_by_several_tasks(
+    end: Callable[[WebSocketManager], Awaitable[None]],
+) -> None:
+    server = MemoryServer()
+    broker = MemoryBroker(server)
+    managers = [WebSocketManager("c", broker=broker), WebSocketManager("c", broker=broker)]
+    browsers = [Browser(), Browser()]
+    for manager, browser in zip(managers, browsers, strict=True):
+        await manager.connect(browser.websocket)
+    server.freeze()
+    under_way = asyncio.create_task(managers[0].broadcast("x"))
+    await settle()
+    asyncio.get_running_loop().call_later(0.1, server.thaw)
+    await asyncio.gather(*[end(managers[0]) for _ in range(3)])
+    assert (await under_way).scope == "cluster"
+    receipt = await managers[1].broadcast("y")
+    await settle()
+
+    assert (receipt.scope, receipt.connections, server.connections) == ("cluster", 1, 2)
+    assert [browser.texts for browser in browsers] == [["x"], ["x", "y"]]
+    await managers[1].close()
+    assert server.connections == 0
+
+
+@pytest.mark.virtual_time
 async def test_every_use_says_so_when_the_manager_was_closed() -> None:
     async with Fleet(1) as fleet:
         [manager] = fleet.managers
@@ -434,7 +460,7 @@ async def test_every_use_says_so_when_the_manager_was_closed() -> None:
             lambda: manager.is_user_connected_anywhere("1"),
         ):
             with pytest.raises(ManagerClosed, match="construct a new one"):
-                await use()  # type: ignore[no-untyped-call]  # each without arguments
+                await use()
         with pytest.raises(NotConnected):
             await manager.send_personal_message("x", browser.websocket)
         with pytest.raises(NotConnected):
@@ -483,3 +509,40 @@ async def test_another_replica_goes_on_when_one_is_closed() -> None:
 
         await fleet.everybody(*browsers, have=["x"])
         assert receipt.replicas == 2
+
+
+@pytest.mark.virtual_time
+async def test_a_manager_that_was_stopped_starts_again_with_the_next_use() -> None:
+    before = asyncio.all_tasks()
+    server = MemoryServer()
+    manager = WebSocketManager("c", broker=MemoryBroker(server))
+    for _ in range(3):
+        browser = Browser()
+        await manager.connect(browser.websocket, "1", topics=["t"])
+        assert (await manager.broadcast("x", topic="t")).scope == "cluster"
+        await manager.stop()
+        await manager.stop()
+
+        assert (browser.texts, browser.close_code) == (["x"], 1001)
+        assert (manager.get_connection_count(), manager.get_user_count(), manager.stats().topics) == (0, 0, 0)
+        assert (manager.state, server.connections) == (State.DEGRADED, 0)
+    await nothing_left(before)
+    await manager.close()
+    with pytest.raises(ManagerClosed):
+        await manager.broadcast("x")
+
+
+@pytest.mark.virtual_time
+async def test_connect_is_refused_when_the_manager_was_stopped_meanwhile() -> None:
+    async with Fleet(1) as fleet:
+        [manager] = fleet.managers
+        browser = Browser()
+        browser.accepting = asyncio.Event()
+        connecting = asyncio.create_task(manager.connect(browser.websocket, topics=["t"]))
+        await settle()
+        await manager.stop()
+        browser.accepting.set()
+
+        with pytest.raises(UsageError):
+            await connecting
+        assert (manager.get_connection_count(), manager.stats().topics) == (0, 0)

@@ -242,7 +242,7 @@ async def test_an_answer_that_makes_no_sense_does_not_break_the_count(data: obje
         assert fleet.managers[0].state is State.UP
 
 
-# -- many users ---------------------------------------------------------------------------------------------------------
+# -- many users -------------------------------------------------------------------------------------------------------
 
 
 def users(first: int, last: int) -> list[str]:
@@ -255,7 +255,9 @@ def test_distinct_users_are_exact_below_the_sketch() -> None:
     assert count_distinct([sketch(users(0, 3_000)), sketch(users(2_000, 6_000)), sketch([])]) == 6_000
 
 
-@pytest.mark.parametrize(("first", "second", "distinct"), [(20_000, 20_000, 30_000), (5_000, 100, 5_000), (4_096, 0, 4_096)])
+@pytest.mark.parametrize(
+    ("first", "second", "distinct"), [(20_000, 20_000, 30_000), (5_000, 100, 5_000), (4_096, 0, 4_096)]
+)
 def test_distinct_users_are_estimated_above_the_sketch(first: int, second: int, distinct: int) -> None:
     overlap = first + second - distinct
     sketches = [sketch(users(0, first)), sketch(users(first - overlap, first - overlap + second))]

@@ -6,10 +6,10 @@ import asyncio
 import gc
 import json
 import multiprocessing
-import os
 import socket
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +38,7 @@ from antiphon.limits import Limits
 from antiphon.manager import WebSocketManager
 from antiphon.publisher import Published, Publisher, SyncPublisher
 from antiphon.testing.scripted_broker import Fail, Hang, ScriptedBroker
+from tests.unit import browsers
 from tests.unit.browsers import Browser, Fleet, settle, until
 
 Publish = Callable[..., Awaitable[Published]]
@@ -107,10 +108,10 @@ def count_connections(server: BrokerServer, name: str) -> int:
         return sum(entry["name"] == name for entry in client.client_list())
 
 
-# -- what arrives -------------------------------------------------------------------------------------------------------
+# -- what arrives -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_published_message_reaches_every_client_once_and_in_order(listening: Listening, publish: Publish) -> None:
+async def test_a_message_reaches_every_client_once_and_in_order(listening: Listening, publish: Publish) -> None:
     results = [await publish("c", {"n": number}) for number in range(5)]
     results.append(await publish("c", "a text"))
 
@@ -119,7 +120,7 @@ async def test_a_published_message_reaches_every_client_once_and_in_order(listen
     assert len({result.id for result in results}) == 6
 
 
-async def test_a_published_message_reaches_its_topic_and_users_alone(listening: Listening, publish: Publish) -> None:
+async def test_a_message_reaches_its_topic_and_users_alone(listening: Listening, publish: Publish) -> None:
     await publish("c", "1", topic="t")
     await publish("c", "2", target_user_ids={"42"})
     await publish("c", "3", target_user_ids=["7"])
@@ -169,7 +170,7 @@ async def test_threads_may_share_a_blocking_publisher(listening: Listening, serv
     assert listening.browsers[0].texts == listening.browsers[1].texts
 
 
-# -- processes and loops ------------------------------------------------------------------------------------------------
+# -- processes and loops ----------------------------------------------------------------------------------------------
 
 
 def _publish_in_child(publisher: SyncPublisher, texts: list[str], ids: multiprocessing.SimpleQueue[str]) -> None:
@@ -260,15 +261,13 @@ def _wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-# -- a broker that is away ----------------------------------------------------------------------------------------------
+# -- a broker that is away --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port that nobody listens on, held so that nobody takes it."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
+    with browsers.closed_port() as port:
+        yield port
 
 
 async def test_a_broker_that_is_away_is_reported_at_once(closed_port: int) -> None:
@@ -282,6 +281,20 @@ async def test_a_broker_that_is_away_is_reported_at_once(closed_port: int) -> No
     for error in (failed.value, failed_too.value):
         assert (error.reason, error.channel, error.outcome_unknown) == (Reason.UNREACHABLE, "c", False)
         assert f"127.0.0.1:{closed_port}" in str(error.__cause__)
+
+
+async def test_a_wrong_password_is_reported_and_not_repeated(start_own_server: Callable[..., BrokerServer]) -> None:
+    server = start_own_server("redis", "--requirepass", "right")
+    url = server.url.replace("right", "wr0ng-Canary")
+    async with Publisher(url) as publisher:
+        with pytest.raises(PublishFailed) as failed:
+            await publisher.publish("c", "x")
+    with SyncPublisher(url) as blocking, pytest.raises(PublishFailed) as failed_too:
+        blocking.publish("c", "x")
+
+    for error in (failed.value, failed_too.value):
+        assert (error.reason, error.outcome_unknown) == (Reason.AUTHENTICATION, False)
+        assert "wr0ng-Canary" not in "".join(traceback.format_exception(error))
 
 
 async def test_a_publisher_goes_on_when_the_broker_is_back(own_server: BrokerServer) -> None:
@@ -356,7 +369,7 @@ def test_a_thread_gives_up_when_others_hold_the_connection() -> None:
     assert not any(failure.outcome_unknown for failure in failures)
 
 
-# -- scripted, in virtual time --------------------------------------------------------------------------------------------
+# -- scripted, in virtual time ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.virtual_time
@@ -479,12 +492,12 @@ async def test_nothing_is_lost_when_the_caller_is_cancelled_after_sending() -> N
         await fleet.everybody(browser, have=["1", "2", "3"])
 
 
-# -- what is refused ------------------------------------------------------------------------------------------------------
+# -- what is refused --------------------------------------------------------------------------------------------------
 
 
-async def refusals(publish: Callable[..., object]) -> list[type[Exception]]:
-    errors = []
-    for arguments, options in [
+async def refusals(publish: Callable[..., object]) -> list[type[AntiphonError]]:
+    errors: list[type[AntiphonError]] = []
+    calls: list[tuple[tuple[str, object], dict[str, object]]] = [
         (("antiphon:control", "x"), {}),
         (("a b", "x"), {}),
         (("c", {1, 2}), {}),
@@ -493,7 +506,8 @@ async def refusals(publish: Callable[..., object]) -> list[type[Exception]]:
         (("c", "x"), {"target_user_ids": [42]}),
         (("c", "x"), {"target_user_ids": "42"}),
         (("c", "x"), {"expires_s": 0}),
-    ]:
+    ]
+    for arguments, options in calls:
         try:
             result = publish(*arguments, **options)
             if isinstance(result, Awaitable):
@@ -554,7 +568,7 @@ async def test_the_address_comes_from_the_environment(server: BrokerServer, monk
         assert blocking.publish("nobody", "x").replicas == 0
 
 
-# -- the end --------------------------------------------------------------------------------------------------------------
+# -- the end ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_closed_publisher_says_so_and_leaves_no_connection(server: BrokerServer) -> None:

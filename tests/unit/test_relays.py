@@ -165,4 +165,4 @@ async def test_the_stand_in_hears_its_own_control_messages() -> None:
         assert await told == 1
     relay.tell(CONTROL_ROUTE, Envelope(id=None, payload=b"{}", sender=relay.replica, kind="unknown"))
 
-    assert got == ["local", "local"]
+    assert got == [relay.replica, relay.replica]

@@ -221,6 +221,8 @@ def refusing(error: BaseException, *, after_a_while: bool) -> Callable[[dict[str
         (OSError(), "gone"),
         (WebSocketDisconnect(1006), "gone"),
         (asyncio.CancelledError(), "gone"),
+        (anyio.ClosedResourceError(), "gone"),
+        (anyio.BrokenResourceError(), "gone"),
         (ValueError("a bug of the server"), "error"),
     ],
 )

@@ -141,6 +141,11 @@ def _split(url: str) -> SplitResult:
             "the broker URL has no scheme: write redis://host:port/db, as in redis://localhost:6379/0"
         )
     if scheme.lower() not in _SCHEMES:
+        if "sentinel" in scheme.lower() or "cluster" in scheme.lower():
+            raise InvalidBrokerURL(
+                f"{scheme.lower()}:// is not supported by this release: give the address of one server, or of a proxy "
+                "or DNS name that leads to the primary, as redis://host:port/db"
+            )
         near = difflib.get_close_matches(scheme.lower(), _SCHEMES, n=1)
         meant = f"did you mean {near[0]}://?" if near else f"use one of {', '.join(f'{one}://' for one in _SCHEMES)}"
         raise InvalidBrokerURL(f"the broker URL has the scheme {scheme}://, which is not known: {meant}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from antiphon.transports.base import OnLost, Transport
+from antiphon.transports.base import OnLost, Receiver, Transport
 from antiphon.wire.frames import Frame
 
 __all__ = ["ManualClock", "RecordingGroup", "RecordingLane", "RecordingTransport"]
@@ -75,6 +75,16 @@ class RecordingTransport:
             self.catch_up()
             self.close_sent = (code, reason)
             self.lose("closed")
+
+    def adopt(self, receiver: Receiver) -> bool:
+        """Never: tests feed the application's own coroutine."""
+        return False
+
+    def pause_reading(self) -> None:
+        """Nothing is read here."""
+
+    def resume_reading(self) -> None:
+        """Nothing is read here."""
 
     def detach(self) -> None:
         """Let go without closing; `on_lost` is not told. Idempotent."""

@@ -17,7 +17,7 @@ from types import CoroutineType
 from typing import Protocol, TypeAlias
 
 from antiphon.codes import CloseCode
-from antiphon.transports.base import OnLost, SendLimits, Transport
+from antiphon.transports.base import OnLost, Receiver, SendLimits, Transport
 from antiphon.transports.pressure import Pressure
 from antiphon.wire.frames import Frame
 
@@ -29,6 +29,8 @@ SLICE = 512
 """Sends between two turns of the event loop."""
 BURST = 64
 """Sends of one writer between two turns of the event loop."""
+_GONE = frozenset(("BrokenResourceError", "ClosedResourceError", "WebSocketDisconnect"))
+"""Exceptions of anyio (Starlette's test client) and Starlette that say so, known by name: neither is imported here."""
 WATCH_S = 1.0
 PROGRESS_S = 0.1
 
@@ -297,6 +299,16 @@ class AsgiTransport:
         self._lane._queue((self,), _close_event(code, reason), 0, last=True)
         self._deadline = self._lane._loop.call_later(self._limits.close_s, self._end, "closed")
 
+    def adopt(self, receiver: Receiver) -> bool:
+        """Never: an ASGI server closes the socket when the application's coroutine ends."""
+        return False
+
+    def pause_reading(self) -> None:
+        """Nothing is read here."""
+
+    def resume_reading(self) -> None:
+        """Nothing is read here."""
+
     def detach(self) -> None:
         """Take nothing more. What was given before still leaves, if the socket takes it; `on_lost` is not told."""
         self._detached = True
@@ -469,5 +481,6 @@ def _close_event(code: int, reason: str) -> dict[str, object]:
 
 def _means_gone(error: BaseException) -> bool:
     """Whether this is how servers and frameworks say that the socket is closed."""
-    names = (cls.__name__ for cls in type(error).__mro__)
-    return isinstance(error, OSError | RuntimeError | asyncio.CancelledError) or "WebSocketDisconnect" in names
+    if isinstance(error, OSError | RuntimeError | asyncio.CancelledError):
+        return True
+    return any(cls.__name__ in _GONE for cls in type(error).__mro__)

@@ -5,13 +5,14 @@ Everything here is called on the event loop's thread and never blocks or awaits,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Protocol, TypeAlias
 
+from antiphon.errors import ConfigurationError
 from antiphon.wire.frames import Frame
 
-__all__ = ["Group", "Lane", "OnLost", "SendLimits", "Transport"]
+__all__ = ["Group", "Lane", "OnLost", "Receiver", "SendLimits", "Transport"]
 
 OnLost: TypeAlias = Callable[[str], None]
 """Told at most once, with a reason (a counter's label), when a transport can carry nothing more.
@@ -20,6 +21,9 @@ OnLost: TypeAlias = Callable[[str], None]
 done.
 It is called from the event loop, never from inside a call of a transport, group or lane.
 """
+
+Receiver: TypeAlias = Callable[[Mapping[str, object]], None]
+"""Takes the ASGI events of an adopted socket: `websocket.receive`, and `websocket.disconnect` as the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,12 @@ class SendLimits:
     """Seconds that the oldest waiting frame may be old."""
     close_s: float = 1.0
     """Seconds that a close frame may take to leave before the connection is aborted."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ConfigurationError(f"SendLimits.{field.name} must be a number above 0, not {value!r}")
 
 
 class Transport(Protocol):
@@ -53,6 +63,21 @@ class Transport(Protocol):
 
     def close(self, code: int, reason: str) -> None:
         """Send what is queued, then a close frame; abort when that takes more than `SendLimits.close_s`. Idempotent."""
+        ...
+
+    def adopt(self, receiver: Receiver) -> bool:
+        """Read the socket for the application, whose coroutine may then end; what arrives goes to `receiver`, in order.
+
+        Returns False, and does nothing, where the server needs the application's coroutine.
+        """
+        ...
+
+    def pause_reading(self) -> None:
+        """Take nothing more from an adopted socket for now: the client has to wait. Idempotent."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Go on reading. Idempotent."""
         ...
 
     def detach(self) -> None:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
+from antiphon.transports.base import Receiver
+
 __all__ = ["EXTENSION", "Door", "DoorUser", "descriptor_of"]
 
 EXTENSION = "antiphon"
@@ -16,6 +18,8 @@ EXTENSION = "antiphon"
 
 _KNOWN = ("asyncio.selector_events", "uvloop.loop")
 """Whose transports have nothing between them and the socket, unless it is TLS."""
+UNSENT_BYTES = 256 * 1024
+"""What the kernel takes for a client that does not read. Its own bound is several MiB, out of sight for the library."""
 _LINGER_NOT = struct.pack("ii", 1, 0)
 
 
@@ -42,10 +46,18 @@ class Door:
     nothing waits in the event loop, and nothing can be overtaken or cut in two.
     """
 
-    __slots__ = ("_deadline", "_say_close", "descriptor", "is_open", "paused", "transport", "users")
+    __slots__ = ("_deadline", "_say_close", "adopt", "descriptor", "is_open", "paused", "transport", "users")
 
-    def __init__(self, transport: asyncio.Transport, *, say_close: Callable[[int, str], None]) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        *,
+        say_close: Callable[[int, str], None],
+        adopt: Callable[[Receiver], bool] | None = None,
+    ) -> None:
         self.transport = transport
+        self.adopt = adopt
+        """Lets the protocol object go on without the application; None where it cannot."""
         self.descriptor = descriptor_of(transport)
         """The socket's descriptor, -1 where only the event loop may write (TLS)."""
         self.is_open = False
@@ -62,6 +74,7 @@ class Door:
         self.is_open = True
         # TLS transports pause at their limit, all others above it.
         self.transport.set_write_buffer_limits(high=0 if self.descriptor >= 0 else 1, low=0)
+        _bound_unsent(self.transport)
 
     def writing_paused(self) -> None:
         """The event loop's `pause_writing`."""
@@ -84,6 +97,8 @@ class Door:
     def lost(self) -> None:
         """The event loop's `connection_lost`."""
         self._end(lost=True)
+        self._say_close = _say_nothing
+        self.adopt = None
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -132,6 +147,10 @@ class Door:
         self.transport.abort()
 
 
+def _say_nothing(code: int, reason: str) -> None:
+    """Takes the place of the protocol object's method, which would keep that object alive."""
+
+
 def descriptor_of(transport: asyncio.Transport) -> int:
     """The descriptor that frames may be written to directly, -1 when there is none."""
     if type(transport).__module__ not in _KNOWN:
@@ -145,14 +164,26 @@ def descriptor_of(transport: asyncio.Transport) -> int:
         return -1
 
 
+def _bound_unsent(transport: asyncio.Transport) -> None:
+    """Bound what waits in the kernel; what is under way to the client is not counted, so that no line is slowed down."""
+    peer = transport.get_extra_info("socket")
+    if peer is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        _set_option(peer.fileno(), socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+
+
 def _linger_not(descriptor: int) -> None:
     """Let closing drop what the kernel holds for a client that does not read: it could stay there for minutes."""
+    _set_option(descriptor, socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+
+
+def _set_option(descriptor: int, level: int, option: int, value: int | bytes) -> None:
+    """Set a socket's option, if it has it. uvloop's own socket objects cannot."""
     try:
         handle = socket.socket(fileno=descriptor)
     except OSError:
         return
     try:
-        handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+        handle.setsockopt(level, option, value)
     except OSError:
         pass
     finally:

@@ -11,7 +11,7 @@ from collections import deque
 
 from antiphon.codes import CloseCode
 from antiphon.errors import UsageError
-from antiphon.transports.base import OnLost, SendLimits, Transport
+from antiphon.transports.base import OnLost, Receiver, SendLimits, Transport
 from antiphon.transports.door import Door
 from antiphon.transports.writing import JOIN_BYTES, Lists, WriteQueue
 from antiphon.wire.frames import Frame
@@ -121,6 +121,20 @@ class SocketTransport:
             self._say_close_later(code, reason)
         elif not self._ended:
             self._say_close(code, reason)
+
+    def adopt(self, receiver: Receiver) -> bool:
+        """Read the socket for the application, if its protocol object can."""
+        return not self._ended and self._door.adopt is not None and self._door.adopt(receiver)
+
+    def pause_reading(self) -> None:
+        """Take nothing more from an adopted socket for now. Idempotent."""
+        if not self._ended and self._door.transport.is_reading():
+            self._door.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on reading. Idempotent."""
+        if not self._ended and not self._door.transport.is_reading() and not self._door.transport.is_closing():
+            self._door.transport.resume_reading()
 
     def detach(self) -> None:
         """Take nothing more. What was given before still leaves, if the socket takes it; `on_lost` is not told."""

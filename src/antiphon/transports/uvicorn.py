@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
+from websockets.protocol import Protocol, Side
 
+from antiphon.transports.base import Receiver
 from antiphon.transports.door import EXTENSION, Door
 
 if TYPE_CHECKING:
@@ -28,6 +30,12 @@ END_S = 5.0
 INBOX_BYTES = 64 * 1024
 """Received and not yet taken by the application, before reading stops."""
 _REASON_BYTES = 123
+_NEVER_S = 3600.0
+_NO_SCOPE: Any = {"type": "websocket", "path": "", "query_string": b"", "client": None}
+
+
+def _nothing() -> None:
+    """What a timer does that is only looked at."""
 
 
 class DoorProtocol(WebSocketsSansIOProtocol):
@@ -126,8 +134,29 @@ class DoorProtocol(WebSocketsSansIOProtocol):
         try:
             await app(self.scope, receive, send)
         finally:
-            self.door.ending()
-            self.door.abort_after(END_S)
+            if not isinstance(self.queue, _Outlet):
+                self.door.ending()
+                self.door.abort_after(END_S)
+
+
+class _Outlet:
+    """Takes the place of the queue when nobody receives from it any more."""
+
+    __slots__ = ("_receiver", "size")
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self.size = 0
+
+    def put_nowait(self, item: Any) -> None:
+        self.size = 0
+        self._receiver(item)
+
+    def empty(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return 0
 
 
 class _Inbox:
@@ -143,6 +172,9 @@ class _Inbox:
 
     def put_nowait(self, item: ASGIReceiveEvent) -> None:
         self._items.append(item)
+        self._wake_one()
+
+    def _wake_one(self) -> None:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -154,8 +186,12 @@ class _Inbox:
             self._waiters.append(waiter)
             try:
                 await waiter
-            finally:
+            except BaseException:
                 self._waiters.remove(waiter)
+                if self._items:
+                    self._wake_one()  # it was this one's turn
+                raise
+            self._waiters.remove(waiter)
         item = self._items.pop(0)
         if not self._items:
             self.size = 0
@@ -163,6 +199,11 @@ class _Inbox:
 
     def empty(self) -> bool:
         return not self._items
+
+    def take(self) -> list[ASGIReceiveEvent]:
+        """Everything, at once."""
+        items, self._items = self._items, []
+        return items
 
     def __len__(self) -> int:
         return len(self._items)
@@ -214,21 +255,62 @@ class AntiphonProtocol(DoorProtocol):
         self.queue = _Inbox()  # type: ignore[assignment] # has what uvicorn uses of a queue
         self.writable = _Writable()  # type: ignore[assignment] # has what uvicorn uses of an event
         self.app = self._app
+        self._is_early = False
+        """Something came after the request and before its answer."""
 
-    async def _app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        await self.run_app(self.config.loaded_app, receive, send)
+    def _app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> Coroutine[Any, Any, None]:
+        return self.run_app(self.config.loaded_app, receive, send)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The HTTP protocol hands the socket over."""
         super().connection_made(transport)
-        self.door = Door(self.transport, say_close=self.say_close)
+        self.door = Door(self.transport, say_close=self.say_close, adopt=self.adopt)
+
+    def adopt(self, receiver: Receiver) -> bool:
+        """Go on when the application has returned; what arrives goes to `receiver`."""
+        inbox: Any = self.queue
+        if not isinstance(inbox, _Inbox) or self.disconnected or self.close_sent or not self.door.is_open:
+            return False
+        outlet: Any = _Outlet(receiver)
+        self.queue = outlet
+        for item in inbox.take():
+            outlet.put_nowait(item)
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        return True
+
+    async def run_app(self, app: Any, receive: Any, send: Any) -> None:
+        """Run the application; the connection outlives it when it was adopted."""
+        try:
+            await super().run_app(app, receive, send)
+        finally:
+            if isinstance(self.queue, _Outlet) and self.door.is_open and self.close_timer is None:
+                # uvicorn closes the socket after the application unless a closing handshake is under way.
+                never = self.close_timer = self.loop.call_later(_NEVER_S, _nothing)
+                self.loop.call_soon(self._outlive, never)
+
+    def _outlive(self, never: asyncio.TimerHandle) -> None:
+        never.cancel()
+        if self.close_timer is never:
+            self.close_timer = None
+        self.scope = _NO_SCOPE
 
     async def _send_with_door(self, message: ASGISendEvent) -> None:
         await super()._send_with_door(message)
-        if self.door.is_open:
-            # Only the answer to the handshake needed them.
-            self.__dict__.pop("request", None)
-            self.__dict__.pop("response", None)
+        if message["type"] == "websocket.accept" and self.door.is_open:
+            self._forget_handshake()
+
+    def _forget_handshake(self) -> None:
+        """Drop 2.5 KiB a connection that only the handshake needed."""
+        self.__dict__.pop("request", None)
+        self.__dict__.pop("response", None)
+        if not self._is_early:
+            # The parser keeps the request for ever; a new one may begin, as no frame has begun.
+            lean = Protocol(Side.SERVER, max_size=self.config.ws_max_size, logger=self.conn.logger)
+            lean.extensions = self.conn.extensions
+            self.conn = lean  # type: ignore[assignment] # the handshake is over, the rest is what they share
+        self.__dict__ = dict(self.__dict__)  # a copy takes half the memory, as dictionaries never shrink
 
     def send_receive_event_to_app(self) -> None:
         """Queue a message for the application, and stop reading only when much waits, not after each one."""
