@@ -198,7 +198,7 @@ class WebSocketManager:
 
     def _on_lost(self, id: str, reason: str) -> None:
         connection = self._hub.get(id)
-        if connection is not None and self._forget(connection):
+        if connection is not None and self._forget(connection) and reason != "gone":
             self._hub.counters.lost[reason] += 1
 
     def _forget(self, connection: Connection) -> bool:

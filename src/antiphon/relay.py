@@ -33,6 +33,7 @@ _PATIENT = frozenset({Reason.AUTHENTICATION, Reason.PERMISSION, Reason.MAX_CLIEN
 
 _PATIENCE_S = 1.0
 _SOUND_S = 1.0
+_STILL_S = 3.0
 _PEERS = 10_000
 
 
@@ -54,7 +55,8 @@ class Relay:
         self._rng = rng if rng is not None else random.Random()
         self._journal = Journal()
         self._states = Journal(every_s=1.0)
-        self._unsaid = False
+        self._said: Reason | None = None
+        self._degraded_at = 0.0
         self._routes = Routes(counters=self.counters, dedupe=Dedupe(), journal=self._journal)
         self._ledger = Ledger(
             counters=self.counters,
@@ -246,7 +248,6 @@ class Relay:
 
     def _rise(self, link: Link) -> None:
         self._reason = None
-        self._unsaid = False
         # Who was there before the outage has the usual time to show itself again.
         self._peers = dict.fromkeys(self._peers, self._clock.now())
         if not self._say_up(link):
@@ -268,16 +269,19 @@ class Relay:
         before, self._reason = self._reason, reason
         if before is None or before is Reason.STARTING:
             self.counters.losses[reason] += 1
-            self._unsaid = not self._states.warning(
+            said = self._states.warning(
                 "degraded",
-                "degraded (%s): %s. Messages reach this replica's clients at once, the others' when the broker is back",
+                "degraded (%s): %s Messages reach this replica's clients at once, the others' when the broker is back.",
                 reason,
-                text,
+                text if text.endswith((".", "?", "!")) else f"{text}.",
             )
+            self._said = reason if said else None
+            self._degraded_at = self._clock.now()
             self._tell(State.DEGRADED)
-        elif before is not reason or self._unsaid:
-            self._unsaid = False
-            self._journal.warning("degraded", "still degraded, now (%s): %s", reason, text)
+        elif self._said is not reason and self._clock.now() - self._degraded_at > _STILL_S:
+            # Not at once: after a loss the first attempts fail in the ways of a server that is going down.
+            if self._journal.warning("degraded", "still degraded, now (%s): %s", reason, text):
+                self._said = reason
 
     def _settle(self, reason: Reason) -> None:
         self._ledger.settle_all_here(reason, now=self._clock.now())

@@ -36,7 +36,7 @@ class HubCounters:
     connects: int = 0
     disconnects: int = 0
     lost: Counter[str] = field(default_factory=Counter)
-    """Connections ended by the transport, by reason: `slow`, `gone`, `error`, `closed`."""
+    """Connections that this replica had to end, by reason: `slow`, `error`, `closed`; not those whose client left."""
 
 
 @dataclass(slots=True)
