@@ -161,7 +161,10 @@ class Dev:
 
     def status(self) -> dict[str, list[str]]:
         """The table of the key s: the words of each row by its first one."""
-        rows = (re.split(r"   +", line.strip()) for line in self.after("s", "go on to a replica").splitlines())
+        lines = self.after("s", "go on to a replica").splitlines()
+        # What a replica logs may come in between.
+        table = [line.strip() for line in lines if not re.match(r"\d\d:\d\d:\d\d ", line)]
+        rows = (re.split(r"   +", line) for line in table)
         return {row[0]: row[1:] for row in rows if len(row) > 1}
 
     def pids(self) -> list[int]:
