@@ -280,8 +280,8 @@ class Relay:
             self._tell(State.DEGRADED)
         elif self._said is not reason and self._clock.now() - self._degraded_at > _STILL_S:
             # Not at once: after a loss the first attempts fail in the ways of a server that is going down.
-            if self._journal.warning("degraded", "still degraded, now (%s): %s", reason, text):
-                self._said = reason
+            said = self._journal.warning("degraded", "still degraded, now (%s): %s", reason, text)
+            self._said = reason if said else self._said
 
     def _settle(self, reason: Reason) -> None:
         self._ledger.settle_all_here(reason, now=self._clock.now())
