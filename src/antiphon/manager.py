@@ -58,7 +58,8 @@ class Receipt(NamedTuple):
     had it.
     """
     replicas: int | None
-    """Replicas with listeners that the broker handed it to; None when `scope` is `"local"`."""
+    """Subscribers that the broker handed it to: the replicas with listeners, and whoever else listens there, as
+    `antiphon tail` does. None when `scope` is `"local"`."""
     connections: int
     """Sockets of this replica that it was given to. Giving is not receiving: a client may be gone without a sign."""
     queued: bool

@@ -36,7 +36,7 @@ class Published:
 
     id: str
     replicas: int
-    """Replicas with listeners that the broker handed it to."""
+    """Subscribers that the broker handed it to: replicas with listeners, and whoever else listens there."""
 
 
 class Publisher:
