@@ -117,6 +117,8 @@ class WebSocketManager:
         self._journal = Journal()
         self._hub = Hub(self.channel, journal=self._journal)
         self._connections: dict[WebSocket, Connection] = {}
+        self._gone: weakref.WeakSet[WebSocket] = weakref.WeakSet()
+        """Sockets that were lost before their endpoint has read everything that their clients sent."""
         self._attachment: Attachment | None = None
         self._closed = False
         self._stopped = False
@@ -196,10 +198,15 @@ class WebSocketManager:
         connection = self._connections.get(websocket)
         if connection is not None:
             self._forget(connection)
+        self._gone.discard(websocket)
 
     def _on_lost(self, id: str, reason: str) -> None:
         connection = self._hub.get(id)
-        if connection is not None and self._forget(connection) and reason != "gone":
+        if connection is None:
+            return
+        if isinstance(connection._socket, WebSocket):
+            self._gone.add(connection._socket)
+        if self._forget(connection) and reason != "gone":
             self._hub.counters.lost[reason] += 1
 
     def _forget(self, connection: Connection) -> bool:
@@ -255,10 +262,13 @@ class WebSocketManager:
     async def subscribe(self, websocket: WebSocket | Connection, topic: str) -> None:
         """Let a connected socket hear a topic of the channel too; when it returns, it does. Idempotent.
 
-        Raises NotConnected, InvalidTopicName, and UsageError above `Limits.topics_per_connection`.
+        Does nothing for a client that has just gone. Raises NotConnected for a socket that was never connected, or was
+        disconnected; InvalidTopicName; and UsageError above `Limits.topics_per_connection`.
         """
         topic = check_topic(topic)
         connection, attachment = self._connection(websocket), self._attach()
+        if connection is None:
+            return
         if topic not in connection.topics and len(connection.topics) >= self._limits.topics_per_connection:
             raise UsageError(f"the limit is {self._limits.topics_per_connection} topics a connection")
         if self._hub.subscribe(connection, topic):
@@ -271,9 +281,12 @@ class WebSocketManager:
         if connection is not None and self._hub.unsubscribe(connection, topic):
             _unlisten(connection, topic)
 
-    def _connection(self, websocket: WebSocket | Connection) -> Connection:
-        connection = websocket if isinstance(websocket, Connection) else self._connections.get(websocket)
-        if connection is None or self._hub.get(connection.id) is not connection:
+    def _connection(self, websocket: WebSocket | Connection) -> Connection | None:
+        """The connection of a socket; None for one that is gone, which its endpoint will find out when it receives."""
+        if isinstance(websocket, Connection):
+            return websocket if self._hub.get(websocket.id) is websocket else None
+        connection = self._connections.get(websocket)
+        if connection is None and websocket not in self._gone:
             raise NotConnected("this socket is not connected to this manager: call connect() first")
         return connection
 
@@ -341,12 +354,14 @@ class WebSocketManager:
     async def send_personal_message(self, message: object, websocket: WebSocket | Connection) -> None:
         """Send a message to one socket of this replica, in order with what is published.
 
-        A `str` goes out as that text, everything else as JSON. Raises NotConnected, MessageNotSerializable and
+        A `str` goes out as that text, everything else as JSON. Does nothing for a client that has just gone. Raises
+        NotConnected for a socket that was never connected, or was disconnected; MessageNotSerializable;
         MessageTooLarge.
         """
         connection = self._connection(websocket)
         frame = frame_of(message, limit_bytes=self._limits.message_bytes)
-        self._hub.send(connection, frame)
+        if connection is not None:
+            self._hub.send(connection, frame)
         await asyncio.sleep(0)
 
     def set_message_filter(self, message_filter: MessageFilter | None) -> None:

@@ -17,7 +17,7 @@ __all__ = ["Publication", "frame_of", "new_publication"]
 _numbers = itertools.count(1)
 _TEN_YEARS_S = 10 * 366 * 86_400
 _ENVELOPES = 4
-"""A message and the users that it names may have so many times the bytes of a message."""
+"""A message with the users and the connections that it names may have so many times the bytes of a message."""
 
 
 class Publication:
@@ -65,7 +65,8 @@ def new_publication(
     payload = _encode(message, limit_bytes=limit_bytes)
     if users is not None:
         users = _checked_users(users)
-        size_bytes = len(payload) + sum(map(len, users))
+    if users is not None or exclude:
+        size_bytes = len(payload) + sum(map(len, users or ())) + sum(map(len, exclude or ()))
         if size_bytes > _ENVELOPES * limit_bytes:
             raise MessageTooLarge(size_bytes, limit_bytes=_ENVELOPES * limit_bytes)
     now_ms = time.time_ns() // 1_000_000

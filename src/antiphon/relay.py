@@ -70,6 +70,8 @@ class Relay:
         self._expected_replicas: int | None = None
         self._peers: dict[str, float] = {}
         self._first_dial = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._waiting = 0
         self._task: asyncio.Task[None] | None = None
         self._watchers: list[Callable[[State], None]] = []
         self._rooms: list[Callable[[], Awaitable[None]]] = []
@@ -329,14 +331,17 @@ class Relay:
     @property
     def is_ready(self) -> bool:
         """Whether `ready` would return at once."""
-        return self._first_dial.is_set() and not self._ledger.full
+        return self._first_dial.is_set() and not self._ledger.full and not self._waiting
 
     async def ready(self) -> None:
         """Wait while the first dial is under way, or while too much is in flight; bounded by the deadlines."""
-        if not self._first_dial.is_set():
-            await self.first_dial()
-        if self._ledger.full:
-            await self._ledger.room()
+        self._waiting += 1
+        try:
+            async with self._turn:  # one after the other, so that nobody is overtaken
+                await self.first_dial()
+                await self._ledger.room()
+        finally:
+            self._waiting -= 1
 
     def publish(self, publication: Publication, *, fail: bool, keep: bool) -> asyncio.Future[Outcome]:
         """Publish; the order of the calls is the order for every client. The future always ends, by the deadlines.

@@ -154,7 +154,7 @@ async def test_reason_is_named_and_replicas_recover_when_the_broker_takes_no_mor
                 await eventually(
                     replica.state, lambda state: reason_of(state) == "max_clients", what="the reason max_clients"
                 )
-            await outage.heal(lambda: admin.config_set("maxclients", 1_000))
+            await outage.heal(lambda: admin.config_set("maxclients", 100))
         await outage.over()
         await load.until_delivered(100)
         await load.stop_publishing()

@@ -475,3 +475,21 @@ async def test_a_managers_text_says_which_it_is_and_how_it_is() -> None:
         await fleet.join()
 
         assert repr(fleet.managers[0]) == "<WebSocketManager channel='chat' state=up connections=1>"
+
+
+async def test_the_last_words_of_a_client_are_taken_when_its_loss_was_noticed_first() -> None:
+    async with Fleet(1) as fleet:
+        [manager] = fleet.managers
+        gone, good = await fleet.join(0), await fleet.join(0)
+        gone.is_gone = True
+        await manager.broadcast("x")
+        await until(lambda: manager.get_connection_count() == 1)
+
+        await manager.send_personal_message("You wrote: bye", gone.websocket)
+        await manager.subscribe(gone.websocket, "t")
+        await manager.broadcast("somebody says: bye")
+        manager.disconnect(gone.websocket)
+
+        await fleet.everybody(good, have=["x", "somebody says: bye"])
+        with pytest.raises(NotConnected):
+            await manager.send_personal_message("more", gone.websocket)
