@@ -18,17 +18,23 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 
 from antiphon import install
-from antiphon.transports.base import Group, SendLimits, Transport
+from antiphon.serving import DEFLATING_PROTOCOL, PROTOCOL
+from antiphon.transports.base import Group, Lane, SendLimits, Transport
 from antiphon.transports.choice import Lanes, transport_for
 from antiphon.wire.frames import Frame
 
-Way = Literal["asgi", "install", "protocol"]
-WAYS: tuple[Way, ...] = ("asgi", "install", "protocol")
+Way = Literal["asgi", "install", "protocol", "deflating"]
+PROTOCOLS: dict[Way, str] = {
+    "asgi": "websockets-sansio",
+    "install": "websockets-sansio",
+    "protocol": PROTOCOL,
+    "deflating": DEFLATING_PROTOCOL,
+}
+WAYS = tuple(PROTOCOLS)
+DOORS: tuple[Way, ...] = ("install", "protocol", "deflating")
 
 WAIT_S = 15.0
 """How long a test waits for what has to happen, on a machine that is busy with other things."""
-
-Command = Callable[["Client"], Awaitable[None]]
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -50,6 +56,29 @@ class Client:
     left_with: str = ""
 
 
+class Everybody:
+    """All sockets that are there, of whatever lane."""
+
+    def __init__(self) -> None:
+        self.groups: dict[Lane, Group] = {}
+
+    def add(self, transport: Transport) -> None:
+        lane = transport.lane
+        if lane not in self.groups:
+            self.groups[lane] = lane.group()
+        self.groups[lane].add(transport)
+
+    def discard(self, transport: Transport) -> None:
+        self.groups[transport.lane].discard(transport)
+
+    def deliver(self, frame: Frame) -> None:
+        for group in self.groups.values():
+            group.deliver(frame)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.groups.values()))
+
+
 class Site:
     """The server's side: its clients in the order they came, one group of them all, and the address."""
 
@@ -58,7 +87,7 @@ class Site:
         self.limits = limits
         self.clients: list[Client] = []
         self.lanes = Lanes()
-        self.everybody: Group | None = None
+        self.everybody = Everybody()
         self.url = ""
         self.port = 0
         self.server: uvicorn.Server | None = None
@@ -68,8 +97,6 @@ class Site:
         await websocket.accept()
         lost: list[str] = []
         transport = transport_for(websocket, lanes=self.lanes, on_lost=lost.append, limits=self.limits)
-        if self.everybody is None:
-            self.everybody = transport.lane.group()
         client = Client(websocket, transport, lost)
         self.everybody.add(transport)
         self.clients.append(client)
@@ -94,7 +121,6 @@ class Site:
 
     def deliver(self, *texts: str) -> None:
         """Deliver to everybody, in this turn of the event loop."""
-        assert self.everybody is not None
         for text in texts:
             self.everybody.deliver(Frame.of_text(text))
 
@@ -111,21 +137,33 @@ class Site:
 
 
 @asynccontextmanager
-async def site(
+async def site(way: Way, *, limits: SendLimits | None = None, **options: object) -> AsyncIterator[Site]:
+    """Serve a `Site` in this event loop; `options` are those of `serving`."""
+    served = Site(way=way, limits=limits or SendLimits())
+    async with serving(way, served.endpoint, **options) as (server, url):  # type: ignore[arg-type] # as said
+        served.server = server
+        served.url = url
+        served.port = int(url.removesuffix("/").rpartition(":")[2])
+        yield served
+    served.lanes.close()
+    await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def serving(
     way: Way,
+    endpoint: Callable[[WebSocket], Awaitable[None]],
     *,
-    limits: SendLimits | None = None,
     tls: tuple[str, str] | None = None,
     send_buffer_bytes: int | None = None,
     ping_s: float | None = None,
     deflate: bool = True,
-) -> AsyncIterator[Site]:
-    """Serve a `Site` in this event loop."""
-    served = Site(way=way, limits=limits or SendLimits())
-    app = Starlette(routes=[WebSocketRoute("/", served.endpoint)])
+) -> AsyncIterator[tuple[uvicorn.Server, str]]:
+    """Serve one WebSocket endpoint in this event loop. Yields the server and the address."""
+    app = Starlette(routes=[WebSocketRoute("/", endpoint)])
     config = uvicorn.Config(
         install(app) if way == "install" else app,
-        ws="antiphon.transports.uvicorn:AntiphonProtocol" if way == "protocol" else "websockets-sansio",
+        ws=PROTOCOLS[way],
         lifespan="off",
         log_config=None,
         ssl_certfile=tls[0] if tls else None,
@@ -135,30 +173,29 @@ async def site(
         ws_per_message_deflate=deflate,
     )
     config.load()
-    server = served.server = uvicorn.Server(config)
+    server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
     listening = socket.socket()
     if send_buffer_bytes is not None:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     listening.bind(("127.0.0.1", 0))
     await server.startup(sockets=[listening])
-    served.port = listening.getsockname()[1]
-    served.url = f"{'wss' if tls else 'ws'}://127.0.0.1:{served.port}/"
     try:
-        yield served
+        yield server, f"{'wss' if tls else 'ws'}://127.0.0.1:{listening.getsockname()[1]}/"
     finally:
         for listener in server.servers:
             listener.close()
         for connection in list(server.server_state.connections):
             connection.transport.abort()
         await until(lambda: not server.server_state.connections and not server.server_state.tasks)
-        served.lanes.close()
-        await asyncio.sleep(0)
 
 
 @asynccontextmanager
-async def clients(served: Site, number: int = 1, *, tls: bool = False) -> AsyncIterator[list[ClientConnection]]:
+async def clients(
+    served: Site, number: int = 1, *, tls: bool = False, compression: str | None = "deflate"
+) -> AsyncIterator[list[ClientConnection]]:
     """So many connected clients; the server knows them in the same order."""
+    before = len(served.clients)
     context = None
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -168,9 +205,16 @@ async def clients(served: Site, number: int = 1, *, tls: bool = False) -> AsyncI
     try:
         for _ in range(number):
             opened.append(
-                await connect(served.url, ssl=context, max_size=None, ping_interval=None, open_timeout=WAIT_S)
+                await connect(
+                    served.url,
+                    ssl=context,
+                    compression=compression,
+                    max_size=None,
+                    ping_interval=None,
+                    open_timeout=WAIT_S,
+                )
             )
-            await served.came(len(opened))
+            await served.came(before + len(opened))
         yield opened
     finally:
         for client in opened:
@@ -188,6 +232,12 @@ async def texts(client: ClientConnection, number: int) -> list[str]:
     return received
 
 
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
 class DeafClient:
     """Opens a WebSocket, and then reads nothing unless told to."""
 
@@ -200,11 +250,7 @@ class DeafClient:
     async def __aenter__(self) -> DeafClient:
         loop = asyncio.get_running_loop()
         await loop.sock_connect(self.socket, ("127.0.0.1", self._port))
-        request = (
-            "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        await loop.sock_sendall(self.socket, request.encode())
+        await loop.sock_sendall(self.socket, HANDSHAKE)
         answer = b""
         while b"\r\n\r\n" not in answer:
             answer += await loop.sock_recv(self.socket, 1)

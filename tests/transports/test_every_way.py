@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed
 
 from antiphon.transports.asgi import AsgiTransport
@@ -16,11 +18,22 @@ from antiphon.transports.base import SendLimits
 from antiphon.transports.sockets import SocketTransport
 from antiphon.wire.frames import Frame
 from tests.transports.certificate import self_signed
-from tests.transports.servers import WAIT_S, WAYS, DeafClient, Site, Way, clients, site, texts, until
+from tests.transports.servers import (
+    DOORS,
+    HANDSHAKE,
+    WAIT_S,
+    WAYS,
+    DeafClient,
+    Site,
+    Way,
+    clients,
+    serving,
+    site,
+    texts,
+    until,
+)
 
 pytestmark = [pytest.mark.every_loop, pytest.mark.parametrize("way", WAYS)]
-
-DOORS: tuple[Way, ...] = ("install", "protocol")
 
 
 @pytest.fixture
@@ -37,6 +50,7 @@ async def test_takes_the_quickest_transport_that_the_server_allows(served: Site)
         else:
             assert isinstance(transport, SocketTransport)
             assert transport.descriptor >= 0
+            assert (transport.lane is served.lanes.deflating) == (served.way == "deflating")
 
 
 async def test_application_echoes_text_and_binary_as_before(served: Site) -> None:
@@ -95,6 +109,16 @@ async def test_order_holds_between_groups_and_single_sends(served: Site) -> None
                 await asyncio.sleep(0)
         assert await texts(first, len(wanted)) == wanted
         assert await texts(second, 100) == [f"{who} {number}" for number in range(50) for who in ("all", "other")]
+
+
+async def test_message_to_one_socket_precedes_the_applications_own(served: Site) -> None:
+    async with clients(served) as (client,):
+        ours = served.clients[0]
+        for number in range(20):
+            ours.transport.send(Frame.of_text(f"sent {number}"))
+            await served.lanes.room()
+            await ours.websocket.send_text(f"own {number}")
+        assert await texts(client, 40) == [f"{who} {number}" for number in range(20) for who in ("sent", "own")]
 
 
 async def test_hundred_clients_hear_everything_in_order(served: Site) -> None:
@@ -178,7 +202,6 @@ async def test_detached_socket_gets_what_was_sent_before_and_is_the_applications
     async with clients(served) as (client,):
         ours = served.clients[0]
         served.deliver("before")
-        assert served.everybody is not None
         served.everybody.discard(ours.transport)
         ours.transport.detach()
         served.deliver("never seen")
@@ -212,7 +235,6 @@ async def test_sockets_are_lost_while_a_large_delivery_is_under_way(served: Site
         for number, text in enumerate(wanted):
             served.deliver(text)
             if number == 50:
-                assert served.everybody is not None
                 served.everybody.discard(served.clients[1].transport)
             if number % 3 == 0:
                 await asyncio.sleep(0)
@@ -320,6 +342,23 @@ async def test_own_messages_of_the_application_never_cut_a_frame_in_two(way: Way
         assert {text for text in received if text.startswith("own")} == wanted
 
 
+async def test_clients_with_and_without_compression_hear_the_same(served: Site) -> None:
+    wanted = ["", "short", "long enough " * 100, "Grüße, 世界 " * 1000]
+    async with clients(served, 2) as compressed, clients(served, 2, compression=None) as plain:
+        served.deliver(*wanted)
+        assert await served.lanes.drain(limit_s=WAIT_S)
+        for text in wanted:
+            served.clients[0].transport.send(Frame.of_text(text))
+            await served.clients[1].websocket.send_text(text)
+        for client in (*compressed, *plain):
+            assert await texts(client, len(wanted)) == wanted
+        for client in compressed:
+            assert await texts(client, len(wanted)) == wanted
+            assert bool(client.protocol.extensions) == (served.way != "protocol")
+            await client.send("echo " * 1000)
+            assert await texts(client, 1) == ["echo " * 1000]
+
+
 async def test_tls_carries_everything_by_the_event_loop(way: Way, tmp_path: Path) -> None:
     async with site(way, tls=self_signed(tmp_path)) as served, clients(served, 2, tls=True) as opened:
         transport = served.clients[0].transport
@@ -421,10 +460,39 @@ async def test_nothing_is_left_behind_when_everybody_is_gone(served: Site) -> No
     await until(lambda: served.sockets == 0)
     for client in served.clients:
         await asyncio.wait_for(client.left.wait(), WAIT_S)
-    assert served.everybody is not None
     assert len(served.everybody) == 0
     served.deliver("to nobody")
     assert await served.lanes.drain(limit_s=WAIT_S)
     assert served.lanes.backlog_bytes == 0
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(served.lanes.room(), WAIT_S)
+
+
+async def test_frame_that_begins_before_the_handshake_is_answered_arrives_whole(way: Way) -> None:
+    entered, accepts = asyncio.Event(), asyncio.Event()
+    received: list[object] = []
+
+    async def endpoint(websocket: WebSocket) -> None:
+        await websocket.receive()
+        entered.set()
+        await accepts.wait()
+        await websocket.accept()
+        received.append(await websocket.receive_text())
+
+    async with serving(way, endpoint) as (_, url):
+        loop = asyncio.get_running_loop()
+        with socket.socket() as client:
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", int(url.removesuffix("/").rpartition(":")[2])))
+            await loop.sock_sendall(client, HANDSHAKE)
+            await asyncio.wait_for(entered.wait(), WAIT_S)
+            frame = b"\x81\x85\x00\x00\x00\x00hello"
+            await loop.sock_sendall(client, frame[:4])
+            for _ in range(20):  # the server reads it in one of these turns
+                await asyncio.sleep(0.001)
+            accepts.set()
+            answer = b""
+            while b"\r\n\r\n" not in answer:
+                answer += await asyncio.wait_for(loop.sock_recv(client, 1), WAIT_S)
+            await loop.sock_sendall(client, frame[4:])
+            await until(lambda: received == ["hello"])

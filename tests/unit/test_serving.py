@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 
 import antiphon
 from antiphon.errors import MissingExtra
-from antiphon.serving import PROTOCOL
+from antiphon.serving import DEFLATING_PROTOCOL, PROTOCOL
 from antiphon.transports.doors import DoorMiddleware
 
 
@@ -70,9 +70,11 @@ def test_run_serves_with_the_quick_protocol(monkeypatch: pytest.MonkeyPatch) -> 
     calls: list[tuple[Any, dict[str, Any]]] = []
     monkeypatch.setattr("uvicorn.run", lambda app, **options: calls.append((app, options)))
     antiphon.run("app:app", port=0, log_level="warning")
+    antiphon.run("app:app", deflate=True)
     antiphon.run("app:app", ws="auto")
     assert calls == [
         ("app:app", {"ws": PROTOCOL, "port": 0, "log_level": "warning"}),
+        ("app:app", {"ws": DEFLATING_PROTOCOL}),
         ("app:app", {"ws": "auto"}),
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 
 import anyio
@@ -154,6 +155,22 @@ async def test_send_that_suspends_ends_in_the_task_that_began_it(lane: AsgiLane)
     assert all(begun is ended for begun, ended in tasks)
     assert sorted(map(str, texts)) == sorted(str(number) for number in range(20) for _ in range(3))
     assert lost == []
+
+
+async def test_order_holds_when_the_loop_starts_tasks_eagerly(lane: AsgiLane) -> None:
+    if sys.version_info >= (3, 12):
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    peers = [Peer(lane, open_=False) for _ in range(50)]
+    group = lane.group()
+    for peer in peers:
+        group.add(peer.transport)
+    for frame in numbered(5):
+        group.deliver(frame)
+    await asyncio.sleep(0)
+    for peer in peers:
+        peer.open.set()
+    await idle(lane)
+    assert all(peer.texts == [str(number) for number in range(5)] for peer in peers)
 
 
 place: contextvars.ContextVar[str] = contextvars.ContextVar("place")

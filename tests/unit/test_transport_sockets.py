@@ -360,6 +360,20 @@ async def test_pause_by_the_applications_own_bytes_is_no_reason_to_cut(kernel: K
     assert peer.lost == ["slow"]
 
 
+async def test_single_sends_keep_their_place_before_the_applications_own(kernel: Kernel, lane: SocketLane) -> None:
+    peers = [kernel.connect(lane) for _ in range(MANY)]
+    group = group_of(lane, *peers)
+    group.deliver(Frame.of_text("a"))
+    peers[0].door.others_write()
+    assert peers[0].received == b""
+    peers[0].transport.send(Frame.of_text("b"))
+    peers[0].door.others_write()
+    peers[0].write(wire("own"))
+    await turn()
+    assert peers[0].received == wire("a", "b", "own")
+    assert peers[1].received == wire("a")
+
+
 async def test_end_of_the_socket_by_others_lets_the_queue_go_first(kernel: Kernel, lane: SocketLane) -> None:
     peers = [kernel.connect(lane) for _ in range(MANY)]
     group = group_of(lane, *peers)
@@ -453,6 +467,27 @@ async def test_second_transport_of_a_lane_for_one_socket_is_refused(kernel: Kern
     again = SocketTransport(peer.door, lane=lane, on_lost=peer.lost.append, limits=SendLimits())
     again.send(Frame.of_text("a"))
     assert peer.received == wire("a")
+
+
+async def test_error_of_one_event_loop_transport_stops_nobody_else(
+    kernel: Kernel, lane: SocketLane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers = [kernel.connect(lane, direct=False) for _ in range(MANY)]
+    group = group_of(lane, *peers)
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["exception"]))
+    error = ValueError("a bug of the event loop")
+
+    def write(data: bytes) -> None:
+        raise error
+
+    monkeypatch.setattr(peers[3], "write", write)
+    group.deliver(Frame.of_text("a"))
+    await turn(3)
+    assert errors == [error]
+    assert all(peer.received == wire("a") for peer in peers if peer is not peers[3])
+    assert lane.is_idle
+    assert lane.backlog_bytes == 0
 
 
 async def test_two_lanes_write_through_one_door_without_overtaking_its_rest(kernel: Kernel, lane: SocketLane) -> None:

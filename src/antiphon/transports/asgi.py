@@ -161,7 +161,8 @@ class AsgiLane:
             self._start_driver()
 
     def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work, context=self._context)
+        # Not `create_task`: a loop whose tasks start eagerly would run it inside of the caller.
+        task = asyncio.Task(work, loop=self._loop, name="antiphon-send", context=self._context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -454,6 +455,7 @@ class AsgiGroup:
     def add(self, transport: Transport) -> None:
         """Add a socket of the same lane. What was delivered before does not reach it."""
         assert isinstance(transport, AsgiTransport)
+        assert transport._lane is self._lane, "a socket of another lane"
         self._members[transport] = None
         self._targets = None
 

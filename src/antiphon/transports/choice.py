@@ -21,11 +21,12 @@ POLL_S = 0.002
 class Lanes:
     """The lanes of one manager on the running event loop. Each kind is made when the first socket needs it."""
 
-    __slots__ = ("_asgi", "_sockets")
+    __slots__ = ("_asgi", "_deflating", "_sockets")
 
     def __init__(self) -> None:
         self._asgi: AsgiLane | None = None
         self._sockets: SocketLane | None = None
+        self._deflating: SocketLane | None = None
 
     @property
     def asgi(self) -> AsgiLane:
@@ -42,22 +43,29 @@ class Lanes:
         return self._sockets
 
     @property
+    def deflating(self) -> SocketLane:
+        """For those among them whose clients take compressed messages."""
+        if self._deflating is None:
+            self._deflating = SocketLane(deflates=True)
+        return self._deflating
+
+    def _made(self) -> list[AsgiLane | SocketLane]:
+        return [lane for lane in (self._sockets, self._deflating, self._asgi) if lane is not None]
+
+    @property
     def backlog_bytes(self) -> int:
         """Bytes of frames that were delivered and not yet handed to every socket."""
-        return sum(lane.backlog_bytes for lane in (self._asgi, self._sockets) if lane is not None)
+        return sum(lane.backlog_bytes for lane in self._made())
 
     async def room(self) -> None:
         """Return at once while the backlog of every lane is small, else when it is."""
-        if self._sockets is not None:
-            await self._sockets.room()
-        if self._asgi is not None:
-            await self._asgi.room()
+        for lane in self._made():
+            await lane.room()
 
     async def drain(self, *, limit_s: float) -> bool:
         """Wait until nothing is queued any more, close frames included. False when it took longer than `limit_s`."""
-        lanes = [lane for lane in (self._asgi, self._sockets) if lane is not None]
         deadline = asyncio.get_running_loop().time() + limit_s
-        while not all(lane.is_idle for lane in lanes):
+        while not all(lane.is_idle for lane in self._made()):
             if asyncio.get_running_loop().time() >= deadline:
                 return False
             await asyncio.sleep(POLL_S)
@@ -65,10 +73,8 @@ class Lanes:
 
     def close(self) -> None:
         """End the tasks and timers of the lanes. The sockets stay open; what is queued for them is dropped."""
-        if self._sockets is not None:
-            self._sockets.close()
-        if self._asgi is not None:
-            self._asgi.close()
+        for lane in self._made():
+            lane.close()
 
 
 def transport_for(websocket: WebSocket, *, lanes: Lanes, on_lost: OnLost, limits: SendLimits) -> Transport:
@@ -80,7 +86,8 @@ def transport_for(websocket: WebSocket, *, lanes: Lanes, on_lost: OnLost, limits
     offer = extensions.get(EXTENSION)
     door = offer.get("door") if isinstance(offer, dict) else None
     if isinstance(door, Door) and door.is_open:
-        return SocketTransport(door, lane=lanes.sockets, on_lost=on_lost, limits=limits)
+        lane = lanes.deflating if door.deflates else lanes.sockets
+        return SocketTransport(door, lane=lane, on_lost=on_lost, limits=limits)
     # Starlette's own `send` checks for each message what the server checks again.
     send = cast(AsgiSend, getattr(websocket, "_send", websocket.send))
     return AsgiTransport(send, lane=lanes.asgi, on_lost=on_lost, limits=limits)

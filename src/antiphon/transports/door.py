@@ -34,6 +34,10 @@ class DoorUser(Protocol):
         """Everything that waited in the event loop has left: write what waits here, until `Door.paused`."""
         ...
 
+    def others_write(self) -> None:
+        """The application is about to write a message of its own."""
+        ...
+
     def writing_ends(self, *, lost: bool) -> None:
         """Nothing can be written any more once this returns; when the socket is not lost, what is queued may go now."""
         ...
@@ -46,7 +50,18 @@ class Door:
     nothing waits in the event loop, and nothing can be overtaken or cut in two.
     """
 
-    __slots__ = ("_deadline", "_say_close", "adopt", "descriptor", "is_open", "paused", "transport", "users")
+    __slots__ = (
+        "_deadline",
+        "_is_lost",
+        "_say_close",
+        "adopt",
+        "deflates",
+        "descriptor",
+        "is_open",
+        "paused",
+        "transport",
+        "users",
+    )
 
     def __init__(
         self,
@@ -62,10 +77,13 @@ class Door:
         """The socket's descriptor, -1 where only the event loop may write (TLS)."""
         self.is_open = False
         """Whether frames may be written: from the server's acceptance until a close frame or the end."""
+        self.deflates = False
+        """Whether the client takes messages that were compressed once for all, each with a fresh context."""
         self.paused = False
         self.users: tuple[DoorUser, ...] = ()
         self._say_close = say_close
         self._deadline: asyncio.TimerHandle | None = None
+        self._is_lost = False
 
     # What the protocol object tells.
 
@@ -90,12 +108,18 @@ class Door:
             if self.paused:
                 return
 
+    def others_write(self) -> None:
+        """The application is about to write a message of its own: what it sent to this socket before goes first."""
+        for user in self.users:
+            user.others_write()
+
     def ending(self) -> None:
         """A close frame or the end of the connection follows. Idempotent."""
         self._end(lost=False)
 
     def lost(self) -> None:
         """The event loop's `connection_lost`."""
+        self._is_lost = True
         self._end(lost=True)
         self._say_close = _say_nothing
         self.adopt = None
@@ -127,12 +151,11 @@ class Door:
             return
         self._end(lost=False)
         self._say_close(code, reason)
-        if self._deadline is None:
-            self._deadline = asyncio.get_running_loop().call_later(limit_s, self._give_up)
+        self.abort_after(limit_s)
 
     def abort_after(self, limit_s: float) -> None:
         """Abort unless everything has left by then."""
-        if self._deadline is None:
+        if self._deadline is None and not self._is_lost:
             self._deadline = asyncio.get_running_loop().call_later(limit_s, self._give_up)
 
     def _give_up(self) -> None:
@@ -165,7 +188,7 @@ def descriptor_of(transport: asyncio.Transport) -> int:
 
 
 def _bound_unsent(transport: asyncio.Transport) -> None:
-    """Bound what waits in the kernel; what is under way to the client is not counted, so that no line is slowed down."""
+    """Bound what waits in the kernel. What is under way to the client does not count, so no line is slowed down."""
     peer = transport.get_extra_info("socket")
     if peer is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
         _set_option(peer.fileno(), socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)

@@ -107,9 +107,9 @@ class SocketTransport:
         self._turn = lane.turn
         lane.count_turn()
         if self.descriptor >= 0:
-            lane.write((self.descriptor,), frame.wire)
+            lane.write((self.descriptor,), lane.wire_of(frame))
         else:
-            self.push(frame.wire)
+            self.push(lane.wire_of(frame))
 
     def close(self, code: int, reason: str) -> None:
         """Send what is queued, then a close frame; abort when that takes more than `SendLimits.close_s`. Idempotent."""
@@ -185,6 +185,11 @@ class SocketTransport:
             self._end("closed")
         else:
             self._quick()
+
+    def others_write(self) -> None:
+        """What was sent to this socket alone keeps its place before the application's own messages."""
+        if self.open_jobs:
+            self._lane.flush(self)
 
     def writing_ends(self, *, lost: bool) -> None:
         """The close frame of somebody else follows, or the socket is lost."""
@@ -330,6 +335,7 @@ class SocketGroup:
     def add(self, transport: Transport) -> None:
         """Add a socket of the same lane. What was delivered before does not reach it."""
         assert isinstance(transport, SocketTransport)
+        assert transport._lane is self._lane, "a socket of another lane"
         if transport in self._members:
             return
         if self.open_jobs:
@@ -361,9 +367,9 @@ class SocketGroup:
         lane.count_turn()
         descriptors, others = self.lists or self.split()
         if descriptors:
-            lane.write(descriptors, frame.wire)
+            lane.write(descriptors, lane.wire_of(frame))
         for transport in others:
-            transport.push(frame.wire)
+            transport.push(lane.wire_of(frame))
 
     def __len__(self) -> int:
         return len(self._members)

@@ -7,15 +7,18 @@ from uvicorn's own sans-I/O protocol, and leaves the writing of messages to the 
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.protocol import Protocol, Side
 
 from antiphon.transports.base import Receiver
 from antiphon.transports.door import EXTENSION, Door
+from antiphon.wire.frames import DEFLATE_WINDOW_BITS
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable, ASGISendEvent, Scope
@@ -23,19 +26,26 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
     from websockets.frames import Frame
 
-__all__ = ["AntiphonProtocol", "DoorProtocol", "open_door"]
+__all__ = ["AntiphonProtocol", "DeflatingProtocol", "DoorProtocol", "open_door"]
 
 END_S = 5.0
 """How long the last bytes of a connection that ends may take to leave."""
 INBOX_BYTES = 64 * 1024
 """Received and not yet taken by the application, before reading stops."""
 _REASON_BYTES = 123
-_NEVER_S = 3600.0
+_NO_ID = uuid.uuid4()
+"""Instead of one for each connection, which nobody looks at."""
 _NO_SCOPE: Any = {"type": "websocket", "path": "", "query_string": b"", "client": None}
 
 
-def _nothing() -> None:
-    """What a timer does that is only looked at."""
+class _Never:
+    """A timer that never fires."""
+
+    def cancel(self) -> None:
+        return None
+
+
+_NEVER: Any = _Never()
 
 
 class DoorProtocol(WebSocketsSansIOProtocol):
@@ -95,8 +105,9 @@ class DoorProtocol(WebSocketsSansIOProtocol):
         self.door.abort_after(END_S)
 
     def send(self, message: ASGISendEvent) -> Coroutine[Any, Any, None]:
-        """ASGI's `send`. What the library was given before a close frame leaves before it."""
+        """ASGI's `send`. What the library was given for this socket alone, or before a close frame, leaves first."""
         if message["type"] == "websocket.send":
+            self.door.others_write()
             return super().send(message)
         return self._send_with_door(message)
 
@@ -145,12 +156,20 @@ class _Outlet:
     __slots__ = ("_receiver", "size")
 
     def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
+        self._receiver: Receiver | None = receiver
         self.size = 0
 
     def put_nowait(self, item: Any) -> None:
         self.size = 0
-        self._receiver(item)
+        receiver = self._receiver
+        if receiver is None:
+            return
+        if item["type"] == "websocket.disconnect":
+            self._receiver = None  # uvicorn says it once more when the connection is lost
+        receiver(item)
+
+    async def get(self) -> ASGIReceiveEvent:
+        raise RuntimeError("the library reads this socket since serve() returned: use its on_message")
 
     def empty(self) -> bool:
         return True
@@ -266,6 +285,11 @@ class AntiphonProtocol(DoorProtocol):
         super().connection_made(transport)
         self.door = Door(self.transport, say_close=self.say_close, adopt=self.adopt)
 
+    def data_received(self, data: bytes) -> None:
+        """What the client sends, beginning with the request for the handshake."""
+        self._is_early = self.handshake_initiated
+        super().data_received(data)
+
     def adopt(self, receiver: Receiver) -> bool:
         """Go on when the application has returned; what arrives goes to `receiver`."""
         inbox: Any = self.queue
@@ -287,14 +311,21 @@ class AntiphonProtocol(DoorProtocol):
         finally:
             if isinstance(self.queue, _Outlet) and self.door.is_open and self.close_timer is None:
                 # uvicorn closes the socket after the application unless a closing handshake is under way.
-                never = self.close_timer = self.loop.call_later(_NEVER_S, _nothing)
-                self.loop.call_soon(self._outlive, never)
+                self.close_timer = _NEVER
+                self.loop.call_soon(self._outlive)
 
-    def _outlive(self, never: asyncio.TimerHandle) -> None:
-        never.cancel()
-        if self.close_timer is never:
+    def _outlive(self) -> None:
+        if self.close_timer is _NEVER:
             self.close_timer = None
-        self.scope = _NO_SCOPE
+        for name in _OF_THE_APPLICATION:
+            self.__dict__.pop(name, None)
+        self._slim()
+
+    def _slim(self) -> None:
+        """Keep only the attributes that are not as the class has them: dictionaries never shrink by themselves."""
+        self.__dict__ = {
+            name: value for name, value in self.__dict__.items() if name not in _AT_REST or _AT_REST[name] is not value
+        }
 
     async def _send_with_door(self, message: ASGISendEvent) -> None:
         await super()._send_with_door(message)
@@ -309,8 +340,9 @@ class AntiphonProtocol(DoorProtocol):
             # The parser keeps the request for ever; a new one may begin, as no frame has begun.
             lean = Protocol(Side.SERVER, max_size=self.config.ws_max_size, logger=self.conn.logger)
             lean.extensions = self.conn.extensions
+            lean.id = _NO_ID
             self.conn = lean  # type: ignore[assignment] # the handshake is over, the rest is what they share
-        self.__dict__ = dict(self.__dict__)  # a copy takes half the memory, as dictionaries never shrink
+        self._slim()
 
     def send_receive_event_to_app(self) -> None:
         """Queue a message for the application, and stop reading only when much waits, not after each one."""
@@ -322,6 +354,58 @@ class AntiphonProtocol(DoorProtocol):
         if not paused and (inbox.size > INBOX_BYTES or len(inbox) >= self.config.ws_max_queue):
             self.read_paused = True
             self.transport.pause_reading()
+
+
+_OF_THE_APPLICATION = ("app", "app_state", "asgi_version", "default_headers", "root_path", "scheme", "scope", "server")
+_AT_REST: dict[str, object] = {
+    "close_sent": False,
+    "close_timer": None,
+    "disconnected": False,
+    "handshake_complete": True,
+    "handshake_initiated": True,
+    "initial_response": None,
+    "pending_ping_payload": None,
+    "pong_timer": None,
+    "read_paused": False,
+    "_is_early": False,
+}
+"""What the attributes of nearly every connection are once it is accepted."""
+for _name, _value in {**_AT_REST, **dict.fromkeys(_OF_THE_APPLICATION), "scope": _NO_SCOPE}.items():
+    setattr(AntiphonProtocol, _name, _value)
+
+
+class DeflatingProtocol(AntiphonProtocol):
+    """The same with permessage-deflate: a message is compressed once, however many clients get it.
+
+    It saves bandwidth and costs the clients' and, for what they send, the server's time; `ws_max_size` bounds what
+    their messages may inflate to.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        # Without a context that lasts from message to message: it would cost 20 KiB a connection, and shared
+        # messages would not fit into it.
+        self.conn.available_extensions = [
+            ServerPerMessageDeflateFactory(
+                server_no_context_takeover=True,
+                client_no_context_takeover=True,
+                server_max_window_bits=DEFLATE_WINDOW_BITS,
+                client_max_window_bits=DEFLATE_WINDOW_BITS,
+                compress_settings={"memLevel": 5},
+            )
+        ]
+
+    async def _send_with_door(self, message: ASGISendEvent) -> None:
+        await super()._send_with_door(message)
+        for extension in self.conn.extensions:
+            if isinstance(extension, PerMessageDeflate):
+                self.door.deflates = extension.local_max_window_bits >= DEFLATE_WINDOW_BITS
 
 
 _NEEDED = (

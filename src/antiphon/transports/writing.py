@@ -7,9 +7,10 @@ While nothing waits in the event loop for a socket, its descriptor stands in the
 from __future__ import annotations
 
 import asyncio
+import operator
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from antiphon.transports.base import SendLimits
@@ -26,6 +27,17 @@ WATCH_S = 1.0
 
 COST_BYTES = 16 * 1024
 """Copying so much into the kernel takes as long as a write itself."""
+
+
+DEFLATE_BYTES = 128
+"""Below this size compressing makes a frame hardly smaller."""
+
+
+def _deflated(frame: Frame) -> bytes:
+    return frame.wire if frame.size < DEFLATE_BYTES else frame.deflated
+
+
+_plain: Callable[[Frame], bytes] = operator.attrgetter("wire")
 
 
 class Member(Protocol):
@@ -93,12 +105,12 @@ class _Job:
         """Sockets that are not; served from the end."""
         self.position = 0
 
-    def seal(self) -> None:
+    def seal(self, wire_of: Callable[[Frame], bytes]) -> None:
         """Fix what is sent and who gets it."""
         if self.descriptors is None:
             self.descriptors, others = self.target.split()
             self.others = list(others)
-            self.data = self.frames[0].wire if self.count == 1 else b"".join([frame.wire for frame in self.frames])
+            self.data = wire_of(self.frames[0]) if self.count == 1 else b"".join(map(wire_of, self.frames))
             self.frames = []
 
     def take(self, member: Member) -> bool:
@@ -120,7 +132,9 @@ class _Job:
 class WriteQueue:
     """The sockets of one manager on one event loop that are written to directly."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, deflates: bool = False) -> None:
+        self.wire_of = _deflated if deflates else _plain
+        """The bytes that stand for a frame on these sockets."""
         self.loop = asyncio.get_running_loop()
         self.jobs: deque[_Job] = deque()
         self._last: _Job | None = None
@@ -150,7 +164,7 @@ class WriteQueue:
     def close(self) -> None:
         """End the timers of the lane; what is still queued is dropped. The sockets stay open."""
         for job in self.jobs:
-            job.seal()
+            job.seal(self.wire_of)
             self.pressure.done(job.count, job.size)
         self.jobs.clear()
         self._last = None
@@ -190,15 +204,15 @@ class WriteQueue:
         self.turn += 1
         jobs = self.jobs
         budget = SLICE
-        while jobs:
-            job = jobs[0]
-            if job.descriptors is None:
-                self._seal(job)
-            budget = self._serve(job, budget)
-            if budget <= 0:
-                break
-        if jobs:
-            self._scheduled = self.loop.call_soon(self._run)
+        try:
+            while jobs and budget > 0:
+                job = jobs[0]
+                if job.descriptors is None:
+                    self._seal(job)
+                budget = self._serve(job, budget)
+        finally:  # whatever a transport of the event loop raises must not stop the others
+            if jobs:
+                self._scheduled = self.loop.call_soon(self._run)
 
     def _serve(self, job: _Job, budget: int) -> int:
         """Write to as many of the job's sockets as the budget allows. What is left of the budget is returned."""
@@ -235,7 +249,7 @@ class WriteQueue:
                 self.members[descriptor].keep_rest(data[written:])
 
     def _seal(self, job: _Job) -> None:
-        job.seal()
+        job.seal(self.wire_of)
         job.target.open_jobs -= 1
         if job is self._last:
             self._last = None
