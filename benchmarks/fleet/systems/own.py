@@ -13,6 +13,7 @@ __all__ = ["SYSTEMS"]
 _APP = "with_antiphon:app"
 _INSTALL = {"BENCH_INSTALL": "1"}
 _PROTOCOL = ("--ws", "antiphon.transports.uvicorn:AntiphonProtocol")
+_DEFLATING = ("--ws", "antiphon.transports.uvicorn:DeflatingProtocol")
 _PATHS = {
     Scenario.FANOUT: "/ws",
     Scenario.IDLE: "/ws",
@@ -102,7 +103,7 @@ SYSTEMS = (
     _variant(
         "antiphon_deflate",
         "Antiphon, deflate on",
-        uvicorn(_APP, options=_PROTOCOL, env={"BENCH_DEFLATE": "1"}),
+        uvicorn(_APP, options=_DEFLATING),
         "each message compressed once, for all",
         Scenario.DEFLATE,
     ),

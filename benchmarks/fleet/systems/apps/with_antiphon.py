@@ -1,4 +1,4 @@
-"""The same application with Antiphon's manager; `BENCH_INSTALL` and `BENCH_DEFLATE` choose the variant.
+"""The same application with Antiphon's manager; `BENCH_INSTALL` chooses the variant.
 
 `/ws` is an endpoint with a loop of its own, `/serve` leaves the reading to the manager, `/topics` listens to one topic
 and, for every message that comes in, publishes one to each topic.
