@@ -362,7 +362,8 @@ class WebSocketManager:
         frame = frame_of(message, limit_bytes=self._limits.message_bytes)
         if connection is not None:
             self._hub.send(connection, frame)
-        await asyncio.sleep(0)
+        if self._attachment is not None:
+            await self._attachment.lanes.room()
 
     def set_message_filter(self, message_filter: MessageFilter | None) -> None:
         """Deliver, on this replica, only the messages for which `message_filter(message)` is true; None removes it.
