@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.micro.audience import audience, publication
-from benchmarks.micro.counting import Counts, count, peak_bytes
+from benchmarks.micro.counting import Counts, count
 
 SMALL, LARGE = 40, 160
 
@@ -49,35 +49,3 @@ async def test_a_message_that_is_joined_adds_few_instructions_whatever_the_numbe
     one, many = await _counts(LARGE, messages=1), await _counts(LARGE, messages=33)
     each = (many.instructions - one.instructions) / 32
     assert 5 < each <= 300
-
-
-async def test_a_connection_adds_no_memory() -> None:
-    peaks = {}
-    for size in (SMALL, LARGE):
-        async with audience(size) as there:
-            found = []
-            for number in range(5):
-                each = publication(number)
-                _ = each.frame.wire
-                with peak_bytes() as result:
-                    await there.deliver(each)
-                there.received()
-                found.append(result[0])
-            # The least: what else this process does in the meantime, collecting garbage above all, may come on top.
-            peaks[size] = min(found)
-    assert (peaks[LARGE] - peaks[SMALL]) / (LARGE - SMALL) <= 16
-
-
-async def test_nothing_is_left_behind() -> None:
-    async with audience(LARGE) as there:
-        for number in range(8):
-            await there.deliver(publication(number))
-        there.received()
-        left = []
-        for _ in range(3):
-            with peak_bytes() as result:
-                for number in range(64):
-                    await there.deliver(publication(number))
-            there.received()
-            left.append(result[1])
-        assert min(left) <= 4 * 1024

@@ -1,31 +1,41 @@
-"""What the library keeps for one idle connection, beside the server's own objects."""
+"""Fan-out takes no memory for each connection and leaves none behind; an idle connection takes little."""
 
 from __future__ import annotations
 
-from antiphon.connection import Connection
-from antiphon.hub import Hub
-from antiphon.transports.base import SendLimits
-from antiphon.transports.sockets import SocketTransport
-from benchmarks.micro.audience import Audience, audience
-from benchmarks.micro.counting import peak_bytes
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-MORE = 64
+import pytest
 
-
-async def test_an_idle_connection_takes_little_memory() -> None:
-    async with audience(MORE) as there:
-        doors = [connection._transport for connection in there.connections]
-        other = Audience()
-        hub = Hub("second")
-        limits = SendLimits()
-        with peak_bytes() as result:
-            for number, transport in enumerate(doors):
-                assert isinstance(transport, SocketTransport)
-                second = SocketTransport(transport._door, lane=other.lane, on_lost=_ignore, limits=limits)
-                hub.add(Connection(f"d{number}", user_id=None, transport=second))
-        await other.close()
-    assert 0 < result[1] / MORE <= 1024
+ROOT = Path(__file__).parents[2]
 
 
-def _ignore(reason: str) -> None:
-    """A client has gone."""
+@pytest.fixture(scope="module")
+def figures() -> dict[str, float]:
+    measured = subprocess.run(
+        [sys.executable, "-m", "benchmarks.micro.memory"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert measured.returncode == 0, measured.stderr
+    found: dict[str, float] = json.loads(measured.stdout)
+    return found
+
+
+def test_a_delivery_takes_no_memory_for_each_connection(figures: dict[str, float]) -> None:
+    assert figures["a delivery, for each connection"] <= 16
+
+
+def test_deliveries_leave_nothing_behind(figures: dict[str, float]) -> None:
+    assert figures["left behind"] <= 4 * 1024
+
+
+def test_an_idle_connection_takes_little_memory(figures: dict[str, float]) -> None:
+    assert 0 < figures["an idle connection"] <= 1024
