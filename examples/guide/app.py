@@ -184,6 +184,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(title="Antiphon's guide", lifespan=lifespan)
+antiphon.install(app)  # the quick way to the sockets with a plain `uvicorn app:app`
 # The two panes of the page talk to different ports of this machine.
 ports_of_this_machine = r"http://(localhost|127\.0\.0\.1)(:\d+)?"
 app.add_middleware(CORSMiddleware, allow_origin_regex=ports_of_this_machine, allow_methods=["*"], allow_headers=["*"])
