@@ -8,14 +8,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
+from starlette.websockets import WebSocket
+
 from antiphon.connection import Connection
 from antiphon.hub import Hub
+from antiphon.manager import WebSocketManager
 from antiphon.publication import Publication, new_publication
 from antiphon.transports.base import SendLimits
-from antiphon.transports.door import Door
+from antiphon.transports.door import EXTENSION, Door
 from antiphon.transports.sockets import SocketLane, SocketTransport
 
-__all__ = ["MESSAGE", "Audience", "audience", "publication"]
+__all__ = ["MESSAGE", "Audience", "ManagedAudience", "audience", "publication"]
 
 MESSAGE = {"type": "new_comment", "track_id": "12345", "comment": {"id": 7, "content": "x" * 120}}
 
@@ -42,25 +45,50 @@ class _Protocol(asyncio.Protocol):
         self.door.transport.close()
 
 
-class Audience:
-    """A hub with connections, and the clients' ends of their sockets."""
+class _Sockets:
+    """Accepted sockets, and the clients' ends of them."""
 
     def __init__(self) -> None:
-        self.lane = SocketLane()
-        self.hub = Hub("bench")
         self.clients: list[socket.socket] = []
-        self.connections: list[Connection] = []
         self._transports: list[asyncio.BaseTransport] = []
 
-    async def join(self, topics: tuple[str, ...] = ()) -> Connection:
+    async def accept(self) -> Door:
         """One client more."""
-        number = len(self.clients)
         served, client = socket.socketpair()
         client.setblocking(False)
         self.clients.append(client)
         transport, protocol = await asyncio.get_running_loop().connect_accepted_socket(_Protocol, served)
         self._transports.append(transport)
-        quick = SocketTransport(protocol.door, lane=self.lane, on_lost=lambda reason: None, limits=SendLimits())
+        return protocol.door
+
+    def received(self) -> list[bytes]:
+        """What each client has got, and not read before."""
+        return [_read(client) for client in self.clients]
+
+    async def close(self) -> None:
+        """Close all sockets."""
+        for transport in self._transports:
+            transport.close()
+        for client in self.clients:
+            client.close()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+class Audience(_Sockets):
+    """A hub with connections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lane = SocketLane()
+        self.hub = Hub("bench")
+        self.connections: list[Connection] = []
+
+    async def join(self, topics: tuple[str, ...] = ()) -> Connection:
+        """One client more."""
+        number = len(self.clients)
+        door = await self.accept()
+        quick = SocketTransport(door, lane=self.lane, on_lost=lambda reason: None, limits=SendLimits())
         connection = Connection(f"c{number}", user_id=None, transport=quick)
         self.connections.append(connection)
         self.hub.add(connection)
@@ -77,19 +105,45 @@ class Audience:
         # The turn after the last write belongs to it.
         await asyncio.sleep(0)
 
-    def received(self) -> list[bytes]:
-        """What each client has got, and not read before."""
-        return [_read(client) for client in self.clients]
-
     async def close(self) -> None:
         """Close all sockets."""
         self.lane.close()
-        for transport in self._transports:
-            transport.close()
-        for client in self.clients:
-            client.close()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await super().close()
+
+
+class ManagedAudience(_Sockets):
+    """A whole manager without a broker, and its connections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.manager = WebSocketManager(channel="bench", url="")
+
+    async def join(self, topics: tuple[str, ...] = ()) -> WebSocket:
+        """One client more."""
+        extensions = {EXTENSION: {"door": await self.accept()}}
+        scope = {"type": "websocket", "path": "/", "headers": [], "extensions": extensions}
+        websocket = WebSocket(scope, receive=_receive, send=_send)
+        await self.manager.connect(websocket, topics=topics, accept=False)
+        return websocket
+
+    async def written(self) -> None:
+        """Wait until all that was published is written."""
+        assert self.manager._attachment is not None
+        while self.manager._attachment.lanes.backlog_bytes:
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """Close all sockets, and the manager."""
+        await self.manager.close()
+        await super().close()
+
+
+async def _receive() -> dict[str, object]:
+    raise AssertionError("nobody reads here")
+
+
+async def _send(event: object) -> None:
+    raise AssertionError("the quick way to the sockets does not go through ASGI")
 
 
 def _read(client: socket.socket) -> bytes:

@@ -18,7 +18,7 @@ async def test_a_message_is_encoded_once_for_all_connections() -> None:
         with count() as counts:
             await there.deliver(publication())
         assert counts.python_calls["encode"] == 1
-        assert counts.python_calls["_frame"] == 1
+        assert counts.python_calls["Frame.__init__"] == 1
         assert counts.python_calls["decode"] == 0
 
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from threading import get_ident
 
 from antiphon import relays
 from antiphon.brokers.base import Broker
+from antiphon.codes import Reason
 from antiphon.hub import Hub
 from antiphon.ledger import Outcome
 from antiphon.outbox import OutboxLimits
 from antiphon.presence import ClusterCounts, count_distinct, sketch
-from antiphon.publication import Publication
+from antiphon.publication import Publication, frame_of, numbers
+from antiphon.receipt import Receipt
+from antiphon.relays import LocalRelay
 from antiphon.settings import Timings
-from antiphon.topics import route_of
+from antiphon.topics import check_topic, route_of
 from antiphon.transports.choice import Lanes
 
 __all__ = ["Attachment"]
+
+_NO_BROKER = Reason.NO_BROKER
+_tuple = tuple.__new__
 
 
 class Attachment:
@@ -27,6 +34,7 @@ class Attachment:
         self, hub: Hub, *, broker: Broker | None, key: object, timings: Timings, outbox_limits: OutboxLimits
     ) -> None:
         self.loop = asyncio.get_running_loop()
+        self._thread = get_ident()
         self.lanes = Lanes()
         self._hub = hub
         self._shared = relays.acquire(broker, key=key, timings=timings, outbox_limits=outbox_limits)
@@ -34,6 +42,10 @@ class Attachment:
         self.relay.add_room(self.lanes.room)
         self._census = self._shared.census
         self._census.add(hub.channel, self._answer)
+        self._local = self.relay if isinstance(self.relay, LocalRelay) else None
+        self._here: Sequence[Hub] = self._local.join(hub) if self._local is not None else ()
+        """The hubs of this channel here, where there is no broker."""
+        self._prefix = f"{self.relay.replica}-"
         self._heard: Counter[str | None] = Counter()
         self._pending: set[asyncio.Future[Outcome]] = set()
 
@@ -41,12 +53,16 @@ class Attachment:
 
     def listen(self, topic: str | None) -> None:
         """One more connection here hears the channel (None) or a topic."""
+        if self._local is not None:
+            return  # without a broker the hub alone has to know
         self._heard[topic] += 1
         if self._heard[topic] == 1:
             self.relay.listen(self._hub.channel, topic, self._hub.deliver)
 
     def unlisten(self, topic: str | None) -> None:
         """One connection less does."""
+        if self._local is not None:
+            return
         self._heard[topic] -= 1
         if self._heard[topic] <= 0:
             del self._heard[topic]
@@ -57,6 +73,28 @@ class Attachment:
         return await self.relay.heard(route_of(self._hub.channel, topic))
 
     # -- publishing ----------------------------------------------------------------------------------------------
+
+    def publish_here(self, message: object, topic: str | None, *, limit_bytes: int) -> Receipt | None:
+        """The short way, where nothing is to be decided: for everybody, without a broker, a filter or an expiry.
+
+        Returns None, and has done nothing, where that is not so. The caller waits for `lanes.room`. Raises what
+        `new_publication` raises.
+        """
+        hub = self._hub
+        # A thread runs one loop at a time. To ask which takes a system call before Python 3.12.
+        is_running = self.loop.is_running() and self._thread == get_ident()
+        if not is_running or len(self._here) != 1 or hub.message_filter is not None:
+            return None
+        if topic is not None and type(topic) is not str:
+            topic = check_topic(topic)
+        connections = hub.deliver_to_all(frame_of(message, limit_bytes=limit_bytes), topic)
+        if not connections and topic is not None:
+            check_topic(topic)  # what somebody hears is a topic
+        counters = hub.counters
+        counters.published += 1
+        counters.published_local += 1
+        # Not by the class's constructor, which is a function in Python.
+        return _tuple(Receipt, (f"{self._prefix}{next(numbers)}", "local", None, connections, False, _NO_BROKER))
 
     async def publish(self, publication: Publication, *, fail: bool, keep: bool) -> Outcome:
         """Publish and wait for the outcome. Cancelling the caller takes nothing back."""
@@ -72,7 +110,8 @@ class Attachment:
             self._pending.add(outcome)
             outcome.add_done_callback(self._count_later)
             outcome = await asyncio.shield(outcome)
-        await self.lanes.room()
+        if not self.lanes.has_room:
+            await self.lanes.room()
         return outcome
 
     def _count_later(self, future: asyncio.Future[Outcome]) -> None:
@@ -130,6 +169,8 @@ class Attachment:
         self._heard.clear()
         self._census.discard(self._hub.channel, self._answer)
         self.relay.discard_room(self.lanes.room)
+        if self._local is not None:
+            self._local.leave(self._hub)
         await relays.release(self._shared)
         self.lanes.close()
 

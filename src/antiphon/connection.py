@@ -12,7 +12,7 @@ class Connection:
     socket.
     """
 
-    __slots__ = ("_home", "_socket", "_topics", "_transport", "id", "user_id")
+    __slots__ = ("_home", "_identity", "_socket", "_topics", "_transport", "id", "user_id")
 
     def __init__(self, id: str, *, user_id: str | None, transport: Transport) -> None:
         self.id = id
@@ -21,6 +21,8 @@ class Connection:
         """The user that the application named, or None."""
         self._transport = transport
         self._topics: set[str] | None = None
+        self._identity: object | None = None
+        """Who it is, where users sign in through the library: an `auth.Identity`."""
         self._home: object | None = None
         """The manager's attachment to the event loop that the connection is on."""
         self._socket: object | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from antiphon.connection import Connection
 from antiphon.journal import Journal
 from antiphon.publication import Publication
 from antiphon.stats import HubCounters
 from antiphon.transports.base import Group, Lane, Transport
+from antiphon.wire.envelope import Envelope
 from antiphon.wire.frames import Frame
 
 __all__ = ["Hub", "MessageFilter"]
@@ -22,33 +23,40 @@ MessageFilter = Callable[[object], object]
 class Audience:
     """Connections that hear the same, grouped by the lane that writes to them."""
 
-    __slots__ = ("_groups", "members")
+    __slots__ = ("groups", "members")
 
     def __init__(self) -> None:
         self.members: dict[Connection, None] = {}
-        self._groups: dict[Lane, Group] = {}
+        self.groups: dict[Lane, Group] = {}
 
     def add(self, connection: Connection, transport: Transport) -> None:
         self.members[connection] = None
-        lane = transport.lane
-        group = self._groups.get(lane)
-        if group is None:
-            group = self._groups[lane] = lane.group()
-        group.add(transport)
+        _join(self.groups, transport)
 
     def discard(self, connection: Connection, transport: Transport) -> None:
-        if self.members.pop(connection, self) is self:
-            return
-        lane = transport.lane
-        group = self._groups.get(lane)
-        if group is not None:
-            group.discard(transport)
-            if not group:
-                del self._groups[lane]
+        if self.members.pop(connection, self) is not self:
+            _leave(self.groups, transport)
 
-    def deliver(self, frame: Frame) -> None:
-        for group in self._groups.values():
-            group.deliver(frame)
+
+def _join(groups: dict[Lane, Group], transport: Transport) -> None:
+    lane = transport.lane
+    group = groups.get(lane)
+    if group is None:
+        group = groups[lane] = lane.group()
+    group.add(transport)
+
+
+def _leave(groups: dict[Lane, Group], transport: Transport) -> None:
+    lane = transport.lane
+    group = groups.get(lane)
+    if group is not None:
+        group.discard(transport)
+        if not group:
+            del groups[lane]
+
+
+def _members(heard: Connection | Audience) -> Collection[Connection]:
+    return (heard,) if isinstance(heard, Connection) else heard.members
 
 
 class Hub:
@@ -70,11 +78,16 @@ class Hub:
         self.counters = counters if counters is not None else HubCounters()
         self._wall_clock = wall_clock
         self._journal = journal if journal is not None else Journal()
-        self._all = Audience()
+        self._groups: dict[Lane, Group] = {}
+        """Everybody, grouped by the lane that writes to them."""
         self._by_id: dict[str, Connection] = {}
         self._users: dict[str, Connection | set[Connection]] = {}
-        self._topics: dict[str, Audience] = {}
-        self._filter: MessageFilter | None = None
+        self._topics: dict[str, Connection | Audience] = {}
+        """A topic with one listener needs no audience: there may be very many of them."""
+        self.topics = self._topics.keys()
+        """The topics that somebody here hears."""
+        self.message_filter: MessageFilter | None = None
+        """Decides which messages `deliver` delivers here; None lets all pass."""
 
     # -- who is here ---------------------------------------------------------------------------------------------
 
@@ -85,11 +98,6 @@ class Hub:
     def user_count(self) -> int:
         """Distinct user ids among the connections."""
         return len(self._users)
-
-    @property
-    def topics(self) -> Iterable[str]:
-        """The topics that somebody here hears."""
-        return self._topics.keys()
 
     def get(self, id: str) -> Connection | None:
         """The connection with this id, if it is here."""
@@ -119,7 +127,7 @@ class Hub:
     def add(self, connection: Connection) -> None:
         """Let a connection hear the channel."""
         self._by_id[connection.id] = connection
-        self._all.add(connection, connection._transport)
+        _join(self._groups, connection._transport)
         self.counters.connects += 1
         user_id = connection.user_id
         if user_id is not None:
@@ -136,7 +144,7 @@ class Hub:
         if self._by_id.pop(connection.id, None) is None:
             return None
         self.counters.disconnects += 1
-        self._all.discard(connection, connection._transport)
+        _leave(self._groups, connection._transport)
         left = list(connection._topics or ())
         for topic in left:
             self.unsubscribe(connection, topic)
@@ -164,10 +172,15 @@ class Hub:
         elif topic in connection._topics:
             return False
         connection._topics.add(topic)
-        audience = self._topics.get(topic)
-        if audience is None:
-            audience = self._topics[topic] = Audience()
-        audience.add(connection, connection._transport)
+        found = self._topics.get(topic)
+        if found is None:
+            self._topics[topic] = connection
+            return True
+        if isinstance(found, Connection):
+            only, found = found, Audience()
+            found.add(only, only._transport)
+            self._topics[topic] = found
+        found.add(connection, connection._transport)
         return True
 
     def unsubscribe(self, connection: Connection, topic: str) -> bool:
@@ -175,55 +188,76 @@ class Hub:
         if not connection._topics or topic not in connection._topics:
             return False
         connection._topics.discard(topic)
-        audience = self._topics[topic]
-        audience.discard(connection, connection._transport)
-        if not audience.members:
+        found = self._topics[topic]
+        if isinstance(found, Connection):
             del self._topics[topic]
+            return True
+        found.discard(connection, connection._transport)
+        if len(found.members) == 1:
+            self._topics[topic] = next(iter(found.members))
         return True
 
     # -- fan-out -------------------------------------------------------------------------------------------------
 
-    def set_filter(self, message_filter: MessageFilter | None) -> None:
-        """Decide from now on which messages this replica delivers; None lets all pass."""
-        self._filter = message_filter
-
     def deliver(self, publication: Publication) -> int:
         """Hand a publication to the sockets that it is for. Returns how many those are."""
         envelope = publication.envelope
-        audience = self._all if publication.topic is None else self._topics.get(publication.topic)
-        if audience is None or not audience.members:
+        topic = publication.topic
+        heard = None if topic is None else self._topics.get(topic)
+        if not self._by_id or (heard is None and topic is not None):
             return 0
         if envelope.expires_at_ms is not None and envelope.expires_at_ms <= self._wall_clock() * 1000:
             self.counters.expired += 1
             return 0
-        if self._filter is not None and not self._passes(publication):
+        if self.message_filter is not None and not self._passes(publication):
             return 0
         frame = publication.frame
         if envelope.users is None and (not envelope.exclude or envelope.exclude.isdisjoint(self._by_id)):
-            audience.deliver(frame)
-            count = len(audience.members)
-        else:
-            count = 0
-            for connection in self._chosen(publication, audience):
-                connection._transport.send(frame)
-                count += 1
+            return self.deliver_to_all(frame, topic)
+        count = 0
+        for connection in self._chosen(envelope, self._by_id.values() if heard is None else _members(heard)):
+            connection._transport.send(frame)
+            count += 1
         self.counters.delivered += count
         return count
 
-    def _chosen(self, publication: Publication, audience: Audience) -> Iterator[Connection]:
-        """The connections of an audience that the publication names, or does not except."""
-        envelope = publication.envelope
+    def deliver_to_all(self, frame: Frame, topic: str | None) -> int:
+        """Hand a frame to everybody who hears the channel, or a topic of it. Returns how many sockets those are.
+
+        The short way for what names nobody and does not expire, with the same result as `deliver`.
+        """
+        if topic is None:
+            groups, count = self._groups, len(self._by_id)
+        else:
+            heard = self._topics.get(topic)
+            if heard is None:
+                return 0
+            if type(heard) is Connection:
+                heard._transport.send(frame)
+                self.counters.delivered += 1
+                return 1
+            assert isinstance(heard, Audience)
+            groups, count = heard.groups, len(heard.members)
+        for group in groups.values():
+            group.deliver(frame)
+        self.counters.delivered += count
+        return count
+
+    def _chosen(self, envelope: Envelope, members: Collection[Connection]) -> Iterator[Connection]:
+        """Those of `members` that the envelope names, or does not except."""
         excluded = envelope.exclude or ()
         if envelope.users is None:
-            candidates: Iterable[Connection] = list(audience.members)
+            candidates = list(members)
         else:
             candidates = [connection for user_id in envelope.users for connection in self.of_user(user_id)]
+            if len(members) < len(self._by_id):
+                candidates = [connection for connection in candidates if connection in members]
         for connection in candidates:
-            if connection.id not in excluded and connection in audience.members:
+            if connection.id not in excluded:
                 yield connection
 
     def _passes(self, publication: Publication) -> bool:
-        message_filter = self._filter
+        message_filter = self.message_filter
         assert message_filter is not None
         try:
             passes = message_filter(publication.message())

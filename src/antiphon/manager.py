@@ -4,68 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import itertools
 import weakref
-from collections.abc import Callable, Collection, Iterable
-from functools import partial
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Collection, Iterable
+from typing import Literal
 
 from starlette.websockets import WebSocket
 
 from antiphon.attachment import Attachment
-from antiphon.brokers import broker_for
 from antiphon.brokers.base import Broker
 from antiphon.codes import CloseCode, Reason, State
 from antiphon.connection import Connection
-from antiphon.errors import ConfigurationError, ManagerClosed, NotConnected, UsageError, WrongEventLoop
+from antiphon.errors import ConfigurationError, ManagerClosed, UsageError, WrongEventLoop
 from antiphon.hub import Hub, MessageFilter
 from antiphon.journal import Journal
 from antiphon.limits import Limits
+from antiphon.options import read_options
 from antiphon.outbox import OutboxLimits
 from antiphon.presence import ClusterCounts
 from antiphon.publication import frame_of, new_publication
-from antiphon.session import OnMessage, Session
-from antiphon.settings import Timings, read_settings
+from antiphon.receipt import OutagePolicy, Receipt, check_outage
+from antiphon.roster import Roster
+from antiphon.session import OnClose, OnMessage, Sessions
+from antiphon.settings import Timings
 from antiphon.stats import ManagerStats
 from antiphon.topics import check_channel, check_topic, check_user_id
 from antiphon.transports.base import SendLimits
-from antiphon.transports.choice import transport_for
 
 __all__ = ["OutagePolicy", "Receipt", "WebSocketManager", "managers_here"]
 
-OutagePolicy: TypeAlias = Literal["local", "fail"]
-"""What happens to a publication that the broker does not take: `"local"` delivers it to this replica's clients at once
-and to the others later; `"fail"` delivers nothing and raises PublishFailed."""
-
 _CENSUS_S = 1.0
-_Options = TypeVar("_Options", Limits, SendLimits, OutboxLimits, Timings)
-_connection_numbers = itertools.count(1)
 _managers: weakref.WeakSet[WebSocketManager] = weakref.WeakSet()
 
 
 def managers_here() -> list[WebSocketManager]:
     """All managers of this process that are not closed, in no particular order."""
     return [manager for manager in _managers if manager.state is not State.CLOSED]
-
-
-class Receipt(NamedTuple):
-    """What became of one publication."""
-
-    id: str
-    """The publication's id, unique across all replicas."""
-    scope: Literal["cluster", "local"]
-    """`"cluster"`: the broker took it, and every replica hears it. `"local"`: so far only this replica's clients
-    had it.
-    """
-    replicas: int | None
-    """Subscribers that the broker handed it to: the replicas with listeners, and whoever else listens there, as
-    `antiphon tail` does. None when `scope` is `"local"`."""
-    connections: int
-    """Sockets of this replica that it was given to. Giving is not receiving: a client may be gone without a sign."""
-    queued: bool
-    """Whether it waits in the outbox, to reach the other replicas when the broker is back."""
-    reason: Reason | None
-    """Why `scope` is `"local"`; None otherwise."""
 
 
 class WebSocketManager:
@@ -103,22 +76,19 @@ class WebSocketManager:
         timings: Timings | None = None,
     ) -> None:
         self.channel = check_channel(channel)
-        self._outage = _check_outage(outage)
-        self._limits = _checked("limits", limits, Limits)
-        self._send_limits = _checked("send_limits", send_limits, SendLimits)
-        self._outbox_limits = _checked("outbox_limits", outbox_limits, OutboxLimits)
-        self._timings = _checked("timings", timings, Timings)
-        if broker is not None and url is not None:
-            raise ConfigurationError("give either url= or broker=, not both")
-        if broker is not None and not isinstance(broker, Broker):
-            raise ConfigurationError("broker= takes a broker object; an address goes into url=")
-        self._broker_url = read_settings(url).broker_url if broker is None else None
-        self._broker = broker if broker is not None else broker_for(self._broker_url)
-        self._journal = Journal()
-        self._hub = Hub(self.channel, journal=self._journal)
-        self._connections: dict[WebSocket, Connection] = {}
-        self._gone: weakref.WeakSet[WebSocket] = weakref.WeakSet()
-        """Sockets that were lost before their endpoint has read everything that their clients sent."""
+        self._options = read_options(
+            url=url,
+            broker=broker,
+            outage=outage,
+            limits=limits,
+            send_limits=send_limits,
+            outbox_limits=outbox_limits,
+            timings=timings,
+        )
+        journal = Journal()
+        self._hub = Hub(self.channel, journal=journal)
+        self._roster = Roster(self._hub)
+        self._sessions = Sessions(self._hub, journal=journal, forget=self._roster.forget)
         self._attachment: Attachment | None = None
         self._closed = False
         self._stopped = False
@@ -152,9 +122,10 @@ class WebSocketManager:
         if isinstance(topics, str):
             raise ConfigurationError(f"topics={topics!r} is one text: give a list of topics, as in [{topics!r}]")
         wanted = [check_topic(topic) for topic in dict.fromkeys(topics)]
-        if len(wanted) > self._limits.topics_per_connection:
-            raise UsageError(f"{len(wanted)} topics, the limit of a connection is {self._limits.topics_per_connection}")
-        if websocket in self._connections:
+        limit = self._options.limits.topics_per_connection
+        if len(wanted) > limit:
+            raise UsageError(f"{len(wanted)} topics, the limit of a connection is {limit}")
+        if websocket in self._roster:
             raise UsageError("this socket is connected already")
         attachment = self._attach()
         if accept:
@@ -177,53 +148,16 @@ class WebSocketManager:
             raise ManagerClosed(f"the manager of channel {self.channel!r} was closed while the socket connected")
         if self._attachment is not attachment:
             raise UsageError(f"the manager of channel {self.channel!r} was stopped while the socket connected")
-        if websocket in self._connections:
-            raise UsageError("this socket was connected twice at once")
-        id = f"{attachment.relay.replica}-{next(_connection_numbers)}"
-        on_lost = partial(self._on_lost, id)
-        transport = transport_for(websocket, lanes=attachment.lanes, on_lost=on_lost, limits=self._send_limits)
-        connection = Connection(id, user_id=user_id, transport=transport)
-        connection._socket, connection._home = websocket, attachment
-        self._connections[websocket] = connection
-        self._hub.add(connection)
-        for topic in topics:
-            self._hub.subscribe(connection, topic)
-        return connection
+        return self._roster.add(
+            websocket, user_id, topics=topics, attachment=attachment, limits=self._options.send_limits
+        )
 
     def disconnect(self, websocket: WebSocket) -> None:
         """Forget a socket; nothing that is published afterwards reaches it. Idempotent; does not close the socket.
 
         What was published before is still sent, as far as the socket takes it.
         """
-        connection = self._connections.get(websocket)
-        if connection is not None:
-            self._forget(connection)
-        self._gone.discard(websocket)
-
-    def _on_lost(self, id: str, reason: str) -> None:
-        connection = self._hub.get(id)
-        if connection is None:
-            return
-        if isinstance(connection._socket, WebSocket):
-            self._gone.add(connection._socket)
-        if self._forget(connection) and reason != "gone":
-            self._hub.counters.lost[reason] += 1
-
-    def _forget(self, connection: Connection) -> bool:
-        self._let_go(connection)
-        topics = self._hub.remove(connection)
-        if topics is None:
-            return False
-        for topic in [None, *topics]:
-            _unlisten(connection, topic)
-        connection._transport.detach()
-        return True
-
-    def _let_go(self, connection: Connection) -> None:
-        """Know the connection by its WebSocket no longer."""
-        socket, connection._socket = connection._socket, None
-        if isinstance(socket, WebSocket):
-            self._connections.pop(socket, None)
+        self._roster.discard(websocket)
 
     async def serve(
         self,
@@ -233,7 +167,7 @@ class WebSocketManager:
         topics: Iterable[str] = (),
         subprotocol: str | None = None,
         on_message: OnMessage | None = None,
-        on_close: Callable[[Connection], object] | None = None,
+        on_close: OnClose | None = None,
     ) -> None:
         """Connect a socket, read it until the client goes, and disconnect it.
 
@@ -244,18 +178,13 @@ class WebSocketManager:
         It returns when nothing is left to do for the endpoint: with the end of the connection, and on the library's own
         uvicorn protocol as soon as the socket is connected, since the socket is read there without a coroutine for each
         client. What has to be done when the client goes belongs into `on_close(connection)`, not behind this call: it
-        is called in either case once the connection is no longer counted, and must neither block nor raise.
+        is called in either case once the connection is no longer counted, and must not block; what it raises is logged
+        and counted in `handler_errors`.
         """
         connection = await self.connect(websocket, user_id, topics=topics, subprotocol=subprotocol)
-
-        def on_end(connection: Connection) -> None:
-            self._forget(connection)
-            if on_close is not None:
-                on_close(connection)
-
-        session = Session(connection, hub=self._hub, on_message=on_message, on_end=on_end, journal=self._journal)
-        if connection._transport.adopt(session.receive):
-            self._let_go(connection)
+        session = self._sessions.open(connection, on_message=on_message, on_close=on_close)
+        if connection._transport.adopt(session):
+            self._roster.let_go(connection)
         else:
             await session.run(websocket)
 
@@ -266,29 +195,19 @@ class WebSocketManager:
         disconnected; InvalidTopicName; and UsageError above `Limits.topics_per_connection`.
         """
         topic = check_topic(topic)
-        connection, attachment = self._connection(websocket), self._attach()
+        connection, attachment = self._roster.find(websocket), self._attach()
         if connection is None:
             return
-        if topic not in connection.topics and len(connection.topics) >= self._limits.topics_per_connection:
-            raise UsageError(f"the limit is {self._limits.topics_per_connection} topics a connection")
+        limit = self._options.limits.topics_per_connection
+        if topic not in connection.topics and len(connection.topics) >= limit:
+            raise UsageError(f"the limit is {limit} topics a connection")
         if self._hub.subscribe(connection, topic):
             attachment.listen(topic)
         await attachment.heard(topic)
 
     def unsubscribe(self, websocket: WebSocket | Connection, topic: str) -> None:
         """Let a socket hear a topic no longer. Idempotent."""
-        connection = websocket if isinstance(websocket, Connection) else self._connections.get(websocket)
-        if connection is not None and self._hub.unsubscribe(connection, topic):
-            _unlisten(connection, topic)
-
-    def _connection(self, websocket: WebSocket | Connection) -> Connection | None:
-        """The connection of a socket; None for one that is gone, which its endpoint will find out when it receives."""
-        if isinstance(websocket, Connection):
-            return websocket if self._hub.get(websocket.id) is websocket else None
-        connection = self._connections.get(websocket)
-        if connection is None and websocket not in self._gone:
-            raise NotConnected("this socket is not connected to this manager: call connect() first")
-        return connection
+        self._roster.unsubscribe(websocket, topic)
 
     # -- messages ------------------------------------------------------------------------------------------------
 
@@ -324,6 +243,14 @@ class WebSocketManager:
         Raises MessageNotSerializable, MessageTooLarge, InvalidTopicName, InvalidUserId, ManagerClosed: before anything
         was sent.
         """
+        attachment = self._attachment
+        plain = target_user_ids is None and exclude is None and expires_s is None and outage is None
+        if plain and attachment is not None:
+            receipt = attachment.publish_here(message, topic, limit_bytes=self._options.limits.message_bytes)
+            if receipt is not None:
+                if not attachment.lanes.has_room:
+                    await attachment.lanes.room()
+                return receipt
         # An endpoint that says goodbye after `stop` must not connect to the broker again.
         attachment = None if self._stopped and not self._closed else self._attach()
         publication = new_publication(
@@ -332,11 +259,11 @@ class WebSocketManager:
             channel=self.channel,
             topic=topic,
             users=target_user_ids,
-            exclude=None if exclude is None else self._ids(exclude),
+            exclude=None if exclude is None else self._roster.ids(exclude),
             expires_s=expires_s,
-            limit_bytes=self._limits.message_bytes,
+            limit_bytes=self._options.limits.message_bytes,
         )
-        fail = _check_outage(outage if outage is not None else self._outage) == "fail"
+        fail = check_outage(outage if outage is not None else self._options.outage) == "fail"
         if attachment is None:
             return Receipt(publication.envelope.id or "", "local", None, 0, False, Reason.CLOSED)
         confirmed, replicas, connections, queued, reason = await attachment.publish(
@@ -358,11 +285,11 @@ class WebSocketManager:
         NotConnected for a socket that was never connected, or was disconnected; MessageNotSerializable;
         MessageTooLarge.
         """
-        connection = self._connection(websocket)
-        frame = frame_of(message, limit_bytes=self._limits.message_bytes)
+        connection = self._roster.find(websocket)
+        frame = frame_of(message, limit_bytes=self._options.limits.message_bytes)
         if connection is not None:
             self._hub.send(connection, frame)
-        if self._attachment is not None:
+        if self._attachment is not None and not self._attachment.lanes.has_room:
             await self._attachment.lanes.room()
 
     def set_message_filter(self, message_filter: MessageFilter | None) -> None:
@@ -374,24 +301,7 @@ class WebSocketManager:
             raise ConfigurationError("a message filter is a function of one message, or None")
         if inspect.iscoroutinefunction(message_filter) or inspect.iscoroutinefunction(type(message_filter).__call__):
             raise ConfigurationError("a message filter must not be `async def`: it is asked while messages go out")
-        self._hub.set_filter(message_filter)
-
-    def _ids(self, exclude: object) -> frozenset[str]:
-        items = exclude if isinstance(exclude, Iterable) and not isinstance(exclude, (str, WebSocket)) else [exclude]
-        found = set()
-        for item in items:
-            if isinstance(item, WebSocket):
-                connection = self._connections.get(item)
-                if connection is not None:
-                    found.add(connection.id)
-            elif isinstance(item, (Connection, str)):
-                found.add(item if isinstance(item, str) else item.id)
-            else:
-                raise ConfigurationError(
-                    f"exclude={exclude!r}: give sockets, connections or connection ids (str); "
-                    "for users, name those who get it in target_user_ids"
-                )
-        return frozenset(found)
+        self._hub.message_filter = message_filter
 
     # -- counting ------------------------------------------------------------------------------------------------
 
@@ -432,7 +342,7 @@ class WebSocketManager:
             return State.CLOSED
         if self._attachment is not None:
             return self._attachment.relay.state
-        return State.LOCAL if self._broker is None else State.DEGRADED
+        return State.LOCAL if self._options.broker is None else State.DEGRADED
 
     def stats(self) -> ManagerStats:
         """A snapshot of this manager and of its broker link."""
@@ -442,7 +352,7 @@ class WebSocketManager:
             state=self.state,
             connections=len(hub),
             users=hub.user_count,
-            topics=len(list(hub.topics)),
+            topics=len(hub.topics),
             published=counters.published,
             published_cluster=counters.published_cluster,
             published_local=counters.published_local,
@@ -482,12 +392,14 @@ class WebSocketManager:
         self._attachment = None
         self._stopped = True
         connections = self._hub.connections()
-        await attachment.finish(limit_s=self._send_limits.close_s)
+        limit_s = self._options.send_limits.close_s
+        await attachment.finish(limit_s=limit_s)
         for connection in connections:
-            self._let_go(connection)
+            self._roster.let_go(connection)
             self._hub.remove(connection)
             connection._transport.close(int(code), reason)
-        await attachment.lanes.drain(limit_s=self._send_limits.close_s)
+        await self._sessions.finish(limit_s=limit_s)
+        await attachment.lanes.drain(limit_s=limit_s)
         await attachment.close()
 
     async def close(self, *, code: int = CloseCode.GOING_AWAY, reason: str = "the server is shutting down") -> None:
@@ -519,37 +431,14 @@ class WebSocketManager:
         self._stopped = False
         self._attachment = Attachment(
             self._hub,
-            broker=self._broker,
-            key=self._broker_url if self._broker_url is not None else id(self._broker),
-            timings=self._timings,
-            outbox_limits=self._outbox_limits,
+            broker=self._options.broker,
+            key=self._options.broker_key,
+            timings=self._options.timings,
+            outbox_limits=self._options.outbox_limits,
         )
         return self._attachment
 
     def _leave_dead_loop(self) -> None:
-        """The loop of the first use has ended, as between two tests: its sockets are gone with it."""
-        for connection in self._hub.connections():
-            self._hub.remove(connection)
-        self._connections.clear()
+        """The loop of the first use has ended, as between two tests."""
+        self._roster.clear()
         self._attachment = None
-
-
-def _checked(name: str, value: _Options | None, kind: type[_Options]) -> _Options:
-    if value is None:
-        return kind()
-    if not isinstance(value, kind):
-        raise ConfigurationError(f"{name}= takes {kind.__name__}(…), not {type(value).__name__}")
-    return value
-
-
-def _unlisten(connection: Connection, topic: str | None) -> None:
-    """One listener less, on the loop that it was on, unless that has ended."""
-    home = connection._home
-    if isinstance(home, Attachment) and not home.loop.is_closed():
-        home.unlisten(topic)
-
-
-def _check_outage(outage: str) -> OutagePolicy:
-    if outage not in ("local", "fail"):
-        raise ConfigurationError(f"outage={outage!r}: it is either 'local' or 'fail'")
-    return "local" if outage == "local" else "fail"

@@ -12,9 +12,10 @@ from antiphon.wire import codec
 from antiphon.wire.envelope import Envelope
 from antiphon.wire.frames import Frame
 
-__all__ = ["Publication", "frame_of", "new_publication"]
+__all__ = ["Publication", "frame_of", "new_publication", "numbers"]
 
-_numbers = itertools.count(1)
+numbers = itertools.count(1)
+"""What makes the ids of this process unique, behind the random name of the replica."""
 _TEN_YEARS_S = 10 * 366 * 86_400
 _ENVELOPES = 4
 """A message with the users and the connections that it names may have so many times the bytes of a message."""
@@ -73,7 +74,7 @@ def new_publication(
     if expires_s is not None:
         _check_expiry(expires_s)
     expires_at_ms = None if expires_s is None else now_ms + round(expires_s * 1000)
-    id = f"{sender}-{next(_numbers)}"
+    id = f"{sender}-{next(numbers)}"
     envelope = Envelope(
         id, payload, isinstance(message, str), sender, users, exclude or None, expires_at_ms, None, None, now_ms
     )
@@ -96,8 +97,10 @@ def _checked_users(users: Collection[str]) -> frozenset[str]:
 
 def frame_of(message: object, *, limit_bytes: int) -> Frame:
     """A message for one socket. Raises MessageNotSerializable and MessageTooLarge."""
-    payload = _encode(message, limit_bytes=limit_bytes)
-    return Frame.of_text(message) if isinstance(message, str) else Frame.json(payload)
+    payload = codec.encode(message)
+    if len(payload) > limit_bytes:
+        raise MessageTooLarge(len(payload), limit_bytes=limit_bytes)
+    return Frame(payload) if not isinstance(message, str) else Frame.of_text(message)
 
 
 def _encode(message: object, *, limit_bytes: int) -> bytes:

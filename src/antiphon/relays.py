@@ -11,16 +11,16 @@ from typing import Protocol
 
 from antiphon.brokers.base import Broker
 from antiphon.codes import Reason, State
-from antiphon.dedupe import Dedupe
+from antiphon.hub import Hub
 from antiphon.journal import Journal
 from antiphon.ledger import Outcome
 from antiphon.outbox import OutboxLimits
 from antiphon.presence import Census
 from antiphon.publication import Publication
 from antiphon.relay import Relay
-from antiphon.routes import Listener, Routes
+from antiphon.routes import Listener
 from antiphon.settings import Timings
-from antiphon.stats import LinkCounters, LinkStats
+from antiphon.stats import LinkStats
 from antiphon.topics import CONTROL_ROUTE
 from antiphon.wire.envelope import Envelope
 
@@ -59,8 +59,9 @@ class LocalRelay:
 
     def __init__(self) -> None:
         self.replica = f"l{secrets.token_hex(6)}"
-        self._routes = Routes(counters=LinkCounters(), dedupe=Dedupe(), journal=Journal())
+        self._journal = Journal()
         self._control: dict[str, Callable[[Envelope], None]] = {}
+        self._hubs: dict[str, list[Hub]] = {}
         self._closed = False
 
     @property
@@ -96,12 +97,10 @@ class LocalRelay:
         self._closed = True
 
     def listen(self, channel: str, topic: str | None, listener: Listener) -> None:
-        self._routes.add(channel, topic, listener)
+        """The hubs know what they hear: `join`."""
 
     def unlisten(self, channel: str, topic: str | None, listener: Listener) -> None:
-        # No clock: nothing lingers here, and the event loop may have ended.
-        self._routes.discard(channel, topic, listener, now=0.0)
-        self._routes.expire(before=0.0)
+        """See `listen`."""
 
     async def heard(self, route: str) -> bool:
         return True
@@ -113,9 +112,29 @@ class LocalRelay:
     async def ready(self) -> None:
         """Always ready."""
 
+    def join(self, hub: Hub) -> list[Hub]:
+        """A manager is here. Returns all hubs of its channel: a list that changes as managers come and go."""
+        hubs = self._hubs.setdefault(hub.channel, [])
+        hubs.append(hub)
+        return hubs
+
+    def leave(self, hub: Hub) -> None:
+        """Take one `join` back."""
+        hubs = self._hubs[hub.channel]
+        hubs.remove(hub)
+        if not hubs:
+            del self._hubs[hub.channel]
+
     def publish(self, publication: Publication, *, fail: bool, keep: bool) -> Outcome:
         # Nothing comes back from a broker, so no id has to be remembered.
-        return Outcome(False, None, self._routes.tell(publication), False, Reason.NO_BROKER)
+        count = 0
+        for hub in tuple(self._hubs.get(publication.channel, ())):
+            try:
+                count += hub.deliver(publication)
+            except Exception as error:
+                # A defect of ours, or of what the application hooked in: the others still get the message.
+                self._journal.warning("listener", "delivering a message on %r failed", publication.route, error=error)
+        return Outcome(False, None, count, False, Reason.NO_BROKER)
 
     def tell(self, route: str, envelope: Envelope) -> asyncio.Future[int] | None:
         told: asyncio.Future[int] = asyncio.get_running_loop().create_future()

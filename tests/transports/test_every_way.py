@@ -411,7 +411,7 @@ async def test_shutdown_of_the_server_is_not_held_up_by_a_client_that_does_not_r
 ) -> None:
     if way == "asgi":
         return  # uvicorn alone waits for ever
-    monkeypatch.setattr("antiphon.transports.uvicorn.END_S", 0.2)
+    monkeypatch.setattr("antiphon.transports.uvicorn_door.END_S", 0.2)
     async with site(way, send_buffer_bytes=16_384) as served, DeafClient(served), clients(served):
         await served.came(2)
         for _ in range(20):
@@ -430,7 +430,7 @@ async def test_close_frame_of_the_client_ends_a_connection_that_it_does_not_read
 ) -> None:
     if way == "asgi":
         return  # uvicorn alone waits until its buffer has drained
-    monkeypatch.setattr("antiphon.transports.uvicorn.END_S", 0.2)
+    monkeypatch.setattr("antiphon.transports.uvicorn_door.END_S", 0.2)
     async with site(way, send_buffer_bytes=16_384) as served, DeafClient(served) as deaf:
         await served.came(1)
         for _ in range(20):

@@ -119,7 +119,7 @@ async def test_client_waits_while_the_handler_is_slow_and_nothing_is_lost(way: W
 async def test_what_is_not_json_is_answered_with_an_error(way: Way) -> None:
     async with service(way) as served, served.client() as client:
         await client.send("{")
-        await client.send(b"1")
+        await client.send("1")
         error, echo = await received(client, 2)
         assert isinstance(error, dict)
         assert error["type"] == "error"

@@ -75,6 +75,7 @@ class FakeTransport(asyncio.Transport):
         self.silent = False
         """Does not tell the door that something is kept."""
         self.aborted = False
+        self.reads = True
         self.said: list[tuple[int, str]] = []
         self.lost: list[str] = []
         self.door = Door(self, say_close=self._say_close)
@@ -112,6 +113,15 @@ class FakeTransport(asyncio.Transport):
         if self.kernel.sockets.get(self.descriptor) is self:
             self.door.lost()
             del self.kernel.sockets[self.descriptor]
+
+    def is_reading(self) -> bool:
+        return self.reads
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
 
     def get_write_buffer_size(self) -> int:
         return len(self.buffer)

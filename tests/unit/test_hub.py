@@ -151,10 +151,10 @@ def test_counts_follow_those_who_come_and_go(room: Room) -> None:
 
 def test_a_filter_keeps_messages_back_until_it_is_removed(room: Room) -> None:
     room.enter("a")
-    room.hub.set_filter(lambda message: isinstance(message, dict) and message.get("n") == 1)
+    room.hub.message_filter = lambda message: isinstance(message, dict) and message.get("n") == 1
 
     counts = [room.hub.deliver(publication({"n": n})) for n in (1, 2)]
-    room.hub.set_filter(None)
+    room.hub.message_filter = None
     counts.append(room.hub.deliver(publication({"n": 3})))
 
     assert counts == [1, 0, 1]
@@ -170,7 +170,7 @@ def test_a_filter_that_changes_its_message_changes_nobody_elses(room: Room) -> N
         message.clear()
         return True
 
-    room.hub.set_filter(spoil)
+    room.hub.message_filter = spoil
     room.hub.deliver(publication({"n": 1}))
 
     assert room.heard() == {"a": ['{"n":1}']}
@@ -178,7 +178,7 @@ def test_a_filter_that_changes_its_message_changes_nobody_elses(room: Room) -> N
 
 def test_a_filter_that_raises_counts_as_no_and_is_logged_once(room: Room, caplog: pytest.LogCaptureFixture) -> None:
     room.enter("a")
-    room.hub.set_filter(lambda message: 1 / 0)
+    room.hub.message_filter = lambda message: 1 / 0
 
     with caplog.at_level(logging.WARNING, logger="antiphon"):
         assert [room.hub.deliver(publication(str(n))) for n in range(50)] == [0] * 50
@@ -219,7 +219,7 @@ def test_a_filter_that_answers_later_counts_as_no(room: Room) -> None:
     async def later() -> bool:
         return True
 
-    room.hub.set_filter(lambda message: later())
+    room.hub.message_filter = lambda message: later()
 
     assert room.hub.deliver(publication("x")) == 0
     assert (room.heard(), room.hub.counters.filter_errors) == ({}, 1)

@@ -11,6 +11,8 @@ import pytest
 from antiphon import relays
 from antiphon.brokers.memory import MemoryBroker, MemoryServer
 from antiphon.codes import Reason, State
+from antiphon.connection import Connection
+from antiphon.hub import Hub
 from antiphon.ledger import Outcome
 from antiphon.outbox import OutboxLimits
 from antiphon.publication import Publication, new_publication
@@ -18,7 +20,9 @@ from antiphon.relays import LocalRelay, Shared
 from antiphon.settings import Timings
 from antiphon.topics import CONTROL_ROUTE, replica_route
 from antiphon.wire.envelope import Envelope
+from antiphon.wire.frames import Frame
 from tests.unit.browsers import until
+from tests.unit.lanes import NotedLane, NotedTransport
 
 pytestmark = pytest.mark.virtual_time
 
@@ -32,15 +36,6 @@ def acquire(
 
 def publication(text: str, *, topic: str | None = None) -> Publication:
     return new_publication(text, sender="r", channel="c", topic=topic, limit_bytes=1_000)
-
-
-class Ear:
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def listener(self, publication: Publication) -> int:
-        self.texts.append(publication.frame.text)
-        return 2
 
 
 async def test_the_same_key_and_settings_share_a_relay_until_the_last_one_gives_it_back() -> None:
@@ -116,10 +111,20 @@ def test_another_loop_has_a_relay_of_its_own_and_an_ended_one_is_forgotten() -> 
     assert [loop() for loop in loops] == [None, None]
 
 
+def enter(hub: Hub, *topics: str) -> NotedTransport:
+    transport = NotedTransport(NotedLane())
+    connection = Connection(f"c{len(hub)}", user_id=None, transport=transport)
+    hub.add(connection)
+    for topic in topics:
+        hub.subscribe(connection, topic)
+    return transport
+
+
 async def test_the_stand_in_delivers_here_at_once_and_says_why() -> None:
-    relay, ear = LocalRelay(), Ear()
-    relay.listen("c", None, ear.listener)
-    relay.listen("c", "t", ear.listener)
+    relay, hub, other = LocalRelay(), Hub("c"), Hub("other")
+    for each in (hub, other):
+        relay.join(each)
+    one, two, elsewhere = enter(hub, "t"), enter(hub), enter(other, "t")
     await relay.ready()
     assert await relay.heard("c")
     outcomes = [
@@ -128,21 +133,41 @@ async def test_the_stand_in_delivers_here_at_once_and_says_why() -> None:
         relay.publish(publication("nobody", topic="u"), fail=True, keep=True),
     ]
 
-    assert ear.texts == ["all", "topic"]
-    assert outcomes == [Outcome(False, None, count, False, Reason.NO_BROKER) for count in (2, 2, 0)]
+    assert (one.texts, two.texts, elsewhere.texts) == (["all", "topic"], ["all"], [])
+    assert outcomes == [Outcome(False, None, count, False, Reason.NO_BROKER) for count in (2, 1, 0)]
     assert (relay.state, relay.reason, relay.stats()) == (State.LOCAL, Reason.NO_BROKER, None)
 
 
-async def test_the_stand_in_forgets_a_listener_at_once() -> None:
-    relay, ear = LocalRelay(), Ear()
-    for _ in range(2):
-        relay.listen("c", None, ear.listener)
-    relay.unlisten("c", None, ear.listener)
+async def test_the_stand_in_forgets_a_hub_at_once() -> None:
+    relay, first, second = LocalRelay(), Hub("c"), Hub("c")
+    assert relay.join(first) == [first]
+    assert relay.join(second) == [first, second]
+    one, two = enter(first), enter(second)
     relay.publish(publication("1"), fail=False, keep=True)
-    relay.unlisten("c", None, ear.listener)
+    relay.leave(first)
     relay.publish(publication("2"), fail=False, keep=True)
+    relay.leave(second)
+    relay.publish(publication("3"), fail=False, keep=True)
 
-    assert ear.texts == ["1"]
+    assert (one.texts, two.texts) == (["1"], ["1", "2"])
+
+
+async def test_the_stand_in_delivers_to_the_other_hubs_when_one_fails(caplog: pytest.LogCaptureFixture) -> None:
+    relay, broken, sound = LocalRelay(), Hub("c"), Hub("c")
+    for hub in (broken, sound):
+        relay.join(hub)
+    transport = enter(sound)
+
+    class Broken(NotedTransport):
+        def send(self, frame: Frame) -> None:
+            raise ValueError("a defect")
+
+    broken.add(Connection("b", user_id=None, transport=Broken(NotedLane())))
+    outcome = relay.publish(publication("x"), fail=False, keep=True)
+
+    assert outcome.connections == 1
+    assert transport.texts == ["x"]
+    assert "a defect" in caplog.text
 
 
 async def test_the_stand_in_is_closed_once() -> None:

@@ -11,7 +11,13 @@ import pytest
 
 from antiphon.connection import Connection
 from antiphon.errors import InvalidUserId
+from antiphon.hub import Hub
+from antiphon.journal import Journal
 from antiphon.manager import WebSocketManager
+from antiphon.session import WAITING, OnClose, Sessions
+from antiphon.transports.asgi import AsgiLane
+from antiphon.transports.base import Receiver
+from antiphon.wire.frames import Frame
 from tests.unit.browsers import Browser, nothing_left, settle, until
 
 pytestmark = pytest.mark.virtual_time
@@ -82,7 +88,7 @@ async def test_the_handler_gets_each_message_decoded_and_the_connection(manager:
     async with served(manager, on_message, "42") as browser:
         browser.says('{"type": "ping", "é": [1, null]}')
         browser.says(" 7 ")
-        browser.says(binary='"é"'.encode())
+        browser.says('"é"')
         await until(lambda: len(got) == 3)
 
     assert got == [("42", {"type": "ping", "é": [1, None]}), ("42", 7), ("42", "é")]
@@ -143,28 +149,25 @@ async def test_a_handler_may_answer_and_publish(manager: WebSocketManager) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "binary"),
+    "text",
     [
-        ("no json", None),
-        ("", None),
-        ("{'a': 1}", None),
-        ('{"a": NaN}', None),
-        ('"\ud800"', None),
-        ('"\\ud800"', None),
-        ("[" * 1_000 + "]" * 1_000, None),
-        ("[" * 100_000, None),
-        ('{"a": 1} {"b": 2}', None),
-        (None, b"\xff"),
-        (None, b""),
-        (None, b'{"a":'),
+        "no json",
+        "",
+        "{'a': 1}",
+        '{"a": NaN}',
+        '"\ud800"',
+        '"\\ud800"',
+        "[" * 1_000 + "]" * 1_000,
+        "[" * 100_000,
+        '{"a": 1} {"b": 2}',
     ],
 )
 async def test_the_client_is_told_and_the_connection_goes_on_when_a_message_is_no_json(
-    manager: WebSocketManager, text: str | None, binary: bytes | None
+    manager: WebSocketManager, text: str
 ) -> None:
     notes: list[object] = []
     async with served(manager, noting(notes)) as browser:
-        browser.says(text, binary=binary)
+        browser.says(text)
         browser.says("1")
         await until(lambda: notes == [1])
         await settle()
@@ -172,6 +175,19 @@ async def test_the_client_is_told_and_the_connection_goes_on_when_a_message_is_n
         [answer] = map(json.loads, browser.texts)
         assert answer == {"type": "error", "code": "bad_request", "message": "a message must be JSON text"}
     assert manager.stats().handler_errors == 0
+
+
+async def test_binary_is_refused_and_nothing_more_is_taken(manager: WebSocketManager) -> None:
+    notes: list[object] = []
+    async with served(manager, noting(notes)) as browser, served(manager, noting(notes)) as other:
+        browser.says("1")
+        browser.says(binary=b"2")
+        browser.says("3")
+        await until(lambda: browser.close_code == 1003)
+        other.says("4")
+        await until(lambda: notes[-1:] == [4])
+
+    assert notes == [1, 4]
 
 
 async def test_everything_is_read_and_nothing_answered_when_there_is_no_handler(manager: WebSocketManager) -> None:
@@ -251,3 +267,160 @@ async def test_a_message_that_comes_after_the_end_is_not_handled(manager: WebSoc
     await serving
 
     assert notes == [1]
+
+
+# Adopted sockets: called with each event instead of reading.
+
+
+class Reading:
+    """A transport whose socket the library reads."""
+
+    def __init__(self) -> None:
+        self.lane = AsgiLane()
+        self.queued_bytes = 0
+        self.is_reading = True
+        self.closed: list[tuple[int, str]] = []
+
+    def send(self, frame: Frame) -> None:
+        """Nobody looks at it."""
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed.append((code, reason))
+
+    def adopt(self, receiver: Receiver) -> bool:
+        return True
+
+    def pause_reading(self) -> None:
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        self.is_reading = True
+
+    def detach(self) -> None:
+        """It goes on."""
+
+
+class Adopted:
+    """Sessions of one manager, their hub, and one session whose socket is adopted."""
+
+    def __init__(self, on_message: Handler | None = None, on_close: OnClose | None = None) -> None:
+        self.forgotten: list[Connection] = []
+        self.hub = Hub("c")
+        self.sessions = Sessions(self.hub, journal=Journal(), forget=self.forgotten.append)
+        self.transport = Reading()
+        self.connection = Connection("1", user_id=None, transport=self.transport)
+        self.session = self.sessions.open(self.connection, on_message=on_message, on_close=on_close)
+
+    def says(self, *texts: str) -> None:
+        for text in texts:
+            self.session({"type": "websocket.receive", "text": text})
+
+    def leaves(self) -> None:
+        self.session({"type": "websocket.disconnect", "code": 1001})
+
+
+async def test_end_of_an_adopted_socket_is_told_once() -> None:
+    told: list[Connection] = []
+    adopted = Adopted(on_close=told.append)
+    adopted.leaves()
+    adopted.leaves()
+    assert told == adopted.forgotten == [adopted.connection]
+
+
+async def wrong_on_close(connection: Connection) -> None:
+    """Must not be `async def`."""
+
+
+def broken_on_close(connection: Connection) -> None:
+    raise ZeroDivisionError("on_close")
+
+
+@pytest.mark.parametrize("on_close", [wrong_on_close, broken_on_close])
+async def test_on_close_that_fails_is_logged_and_counted_and_harms_nobody(
+    on_close: OnClose, caplog: pytest.LogCaptureFixture
+) -> None:
+    adopted = Adopted(on_close=on_close)
+    adopted.leaves()
+    adopted.leaves()
+    assert adopted.forgotten == [adopted.connection]
+    assert adopted.hub.counters.handler_errors == 1
+    [record] = [record for record in caplog.records if "on_close" in record.getMessage()]
+    assert record.exc_info is not None
+
+
+async def test_reading_stops_while_many_messages_wait_for_the_handler() -> None:
+    notes: list[object] = []
+    go_on = asyncio.Event()
+
+    async def on_message(connection: Connection, message: object) -> None:
+        await go_on.wait()
+        notes.append(message)
+
+    adopted = Adopted(on_message)
+    adopted.says(*map(str, range(WAITING - 1)))
+    before = adopted.transport.is_reading
+    adopted.says(str(WAITING - 1))
+    assert (before, adopted.transport.is_reading) == (True, False)
+    go_on.set()
+    await until(lambda: adopted.transport.is_reading)
+    await until(lambda: len(notes) == WAITING)
+    assert notes == list(range(WAITING))
+    await until(lambda: not adopted.sessions.at_work)
+
+
+async def test_finish_lets_handlers_take_what_has_come_in() -> None:
+    notes: list[object] = []
+
+    async def on_message(connection: Connection, message: object) -> None:
+        await asyncio.sleep(0.2)
+        notes.append(message)
+
+    adopted = Adopted(on_message)
+    adopted.says("1", "2", "3")
+    await adopted.sessions.finish(limit_s=30)
+    assert notes == [1, 2, 3]
+    assert not adopted.sessions.at_work
+    await adopted.sessions.finish(limit_s=30)
+
+
+async def test_finish_cancels_handlers_that_take_too_long() -> None:
+    ends: list[str] = []
+
+    async def on_message(connection: Connection, message: object) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            raise
+
+    adopted = Adopted(on_message)
+    adopted.says("1", "2")
+    await settle()
+    await adopted.sessions.finish(limit_s=1)
+    assert ends == ["cancelled"]
+    await until(lambda: not adopted.sessions.at_work)
+
+
+async def test_finish_does_not_wait_for_the_handler_that_calls_it() -> None:
+    notes: list[object] = []
+
+    async def on_message(connection: Connection, message: object) -> None:
+        await adopted.sessions.finish(limit_s=30)
+        notes.append(message)
+
+    adopted = Adopted(on_message)
+    adopted.says("1")
+    await until(lambda: notes == [1])
+    await until(lambda: not adopted.sessions.at_work)
+
+
+async def test_binary_from_an_adopted_socket_is_refused_behind_what_came_before() -> None:
+    notes: list[object] = []
+    adopted = Adopted(noting(notes))
+    adopted.says("1")
+    adopted.session({"type": "websocket.receive", "bytes": b"2"})
+    adopted.says("3")
+    await until(lambda: bool(adopted.transport.closed))
+    await until(lambda: not adopted.sessions.at_work)
+    assert notes == [1]
+    assert [code for code, _ in adopted.transport.closed] == [1003]

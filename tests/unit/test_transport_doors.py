@@ -17,7 +17,8 @@ from antiphon.transports.base import SendLimits
 from antiphon.transports.choice import Lanes, transport_for
 from antiphon.transports.door import EXTENSION, Door, descriptor_of
 from antiphon.transports.doors import DoorMiddleware
-from antiphon.transports.uvicorn import DoorProtocol, _Inbox, _Writable, open_door
+from antiphon.transports.inbox import Inbox, Writable
+from antiphon.transports.uvicorn_door import DoorProtocol, open_door
 from tests.unit.kernel import FakeTransport, Kernel
 
 Scope = dict[str, Any]
@@ -161,11 +162,11 @@ async def test_descriptor_is_that_of_the_socket() -> None:
 
 
 @pytest.fixture
-async def inbox() -> _Inbox:
-    return _Inbox()
+async def inbox() -> Inbox:
+    return Inbox()
 
 
-async def test_inbox_gives_each_message_once_and_in_order(inbox: _Inbox) -> None:
+async def test_inbox_gives_each_message_once_and_in_order(inbox: Inbox) -> None:
     first, second = asyncio.create_task(inbox.get()), asyncio.create_task(inbox.get())
     await asyncio.sleep(0)
     inbox.put_nowait({"type": "websocket.connect"})
@@ -175,7 +176,7 @@ async def test_inbox_gives_each_message_once_and_in_order(inbox: _Inbox) -> None
     assert inbox.empty()
 
 
-async def test_inbox_keeps_a_message_when_its_receiver_was_cancelled(inbox: _Inbox) -> None:
+async def test_inbox_keeps_a_message_when_its_receiver_was_cancelled(inbox: Inbox) -> None:
     cancelled, waiting = asyncio.create_task(inbox.get()), asyncio.create_task(inbox.get())
     await asyncio.sleep(0)
     inbox.put_nowait({"type": "websocket.connect"})
@@ -185,7 +186,7 @@ async def test_inbox_keeps_a_message_when_its_receiver_was_cancelled(inbox: _Inb
 
 
 async def test_writable_lets_everybody_through_when_it_is_set() -> None:
-    writable = _Writable()
+    writable = Writable()
     await writable.wait()
     writable.clear()
     waiting = [asyncio.create_task(writable.wait()) for _ in range(3)]

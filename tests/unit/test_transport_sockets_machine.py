@@ -45,13 +45,13 @@ class Sockets(RuleBasedStateMachine):
         self.ending: list[FakeTransport] = []
         """Detached or closed: they still get what they were sent before."""
         self.number = 0
-        self.before = (writing.SLICE, writing.JOIN_BYTES, sockets.AT_ONCE)
+        self.before = (writing.SLICE, writing.JOIN_BYTES, sockets.FEW)
 
     @initialize(
         slice_size=st.sampled_from([1, 2, 3, 512]), join=st.sampled_from([1, 40, 1 << 18]), few=st.integers(0, 3)
     )
     def begin(self, slice_size: int, join: int, few: int) -> None:
-        writing.SLICE, writing.JOIN_BYTES, sockets.AT_ONCE = slice_size, join, few
+        writing.SLICE, writing.JOIN_BYTES, sockets.FEW = slice_size, join, few
         self.plan.append(self.make_lane)
         self.turn(0)
 
@@ -236,7 +236,7 @@ class Sockets(RuleBasedStateMachine):
                 assert self.lane.pressure.messages == 0
                 assert len(self.lane.members) == sum(peer.transport.descriptor >= 0 for peer in self.peers)
         finally:
-            writing.SLICE, writing.JOIN_BYTES, sockets.AT_ONCE = self.before
+            writing.SLICE, writing.JOIN_BYTES, sockets.FEW = self.before
             self.patch.__exit__(None, None, None)
             self.loop.close()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from antiphon.transports.asgi import AsgiLane, AsgiSend, AsgiTransport
 from antiphon.transports.base import OnLost, SendLimits, Transport
 from antiphon.transports.door import EXTENSION, Door
+from antiphon.transports.pressure import BYTES, MESSAGES, Pressure
 from antiphon.transports.sockets import SocketLane, SocketTransport
 
 if TYPE_CHECKING:
@@ -21,12 +22,14 @@ POLL_S = 0.002
 class Lanes:
     """The lanes of one manager on the running event loop. Each kind is made when the first socket needs it."""
 
-    __slots__ = ("_asgi", "_deflating", "_sockets")
+    __slots__ = ("_asgi", "_deflating", "_pressures", "_sockets")
 
     def __init__(self) -> None:
         self._asgi: AsgiLane | None = None
         self._sockets: SocketLane | None = None
         self._deflating: SocketLane | None = None
+        self._pressures: tuple[Pressure, ...] = ()
+        """Of the lanes that write to sockets."""
 
     @property
     def asgi(self) -> AsgiLane:
@@ -40,6 +43,7 @@ class Lanes:
         """For the sockets of servers that let the library write to them directly."""
         if self._sockets is None:
             self._sockets = SocketLane()
+            self._pressures += (self._sockets.pressure,)
         return self._sockets
 
     @property
@@ -47,6 +51,7 @@ class Lanes:
         """For those among them whose clients take compressed messages."""
         if self._deflating is None:
             self._deflating = SocketLane(deflates=True)
+            self._pressures += (self._deflating.pressure,)
         return self._deflating
 
     def _made(self) -> list[AsgiLane | SocketLane]:
@@ -56,6 +61,15 @@ class Lanes:
     def backlog_bytes(self) -> int:
         """Bytes of frames that were delivered and not yet handed to every socket."""
         return sum(lane.backlog_bytes for lane in self._made())
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `room` would return at once."""
+        for pressure in self._pressures:
+            if pressure.messages > MESSAGES or pressure.bytes > BYTES or pressure.crowded:
+                return False
+        # A lane of tasks has to be given a turn first.
+        return self._asgi is None or not self._asgi.pressure.messages
 
     async def room(self) -> None:
         """Return at once while the backlog of every lane is small, else when it is."""

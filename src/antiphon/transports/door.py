@@ -11,7 +11,7 @@ from typing import Protocol
 
 from antiphon.transports.base import Receiver
 
-__all__ = ["EXTENSION", "Door", "DoorUser", "descriptor_of"]
+__all__ = ["EXTENSION", "Door", "DoorOwner", "DoorUser", "descriptor_of"]
 
 EXTENSION = "antiphon"
 """The key in the ASGI scope's `extensions` under which a server offers `{"door": Door}`."""
@@ -43,6 +43,31 @@ class DoorUser(Protocol):
         ...
 
 
+class DoorOwner(Protocol):
+    """The protocol object behind a door."""
+
+    def say_close(self, code: int, reason: str) -> None:
+        """Write a close frame, behind everything that was written."""
+        ...
+
+    def adopt(self, receiver: Receiver) -> bool:
+        """Go on without the application's coroutine; what arrives goes to `receiver`. False where it cannot."""
+        ...
+
+
+class _Given:
+    """Functions in the place of a protocol object."""
+
+    __slots__ = ("_adopt", "say_close")
+
+    def __init__(self, say_close: Callable[[int, str], None], adopt: Callable[[Receiver], bool] | None) -> None:
+        self.say_close = say_close
+        self._adopt = adopt
+
+    def adopt(self, receiver: Receiver) -> bool:
+        return self._adopt is not None and self._adopt(receiver)
+
+
 class Door:
     """One accepted WebSocket. Its protocol object tells what happens to it; any number of lanes may write through it.
 
@@ -53,8 +78,7 @@ class Door:
     __slots__ = (
         "_deadline",
         "_is_lost",
-        "_say_close",
-        "adopt",
+        "_owner",
         "deflates",
         "descriptor",
         "is_open",
@@ -67,12 +91,14 @@ class Door:
         self,
         transport: asyncio.Transport,
         *,
-        say_close: Callable[[int, str], None],
+        owner: DoorOwner | None = None,
+        say_close: Callable[[int, str], None] | None = None,
         adopt: Callable[[Receiver], bool] | None = None,
     ) -> None:
         self.transport = transport
-        self.adopt = adopt
-        """Lets the protocol object go on without the application; None where it cannot."""
+        if owner is None and say_close is not None:
+            owner = _Given(say_close, adopt)
+        self._owner = owner
         self.descriptor = descriptor_of(transport)
         """The socket's descriptor, -1 where only the event loop may write (TLS)."""
         self.is_open = False
@@ -81,7 +107,6 @@ class Door:
         """Whether the client takes messages that were compressed once for all, each with a fresh context."""
         self.paused = False
         self.users: tuple[DoorUser, ...] = ()
-        self._say_close = say_close
         self._deadline: asyncio.TimerHandle | None = None
         self._is_lost = False
 
@@ -121,8 +146,7 @@ class Door:
         """The event loop's `connection_lost`."""
         self._is_lost = True
         self._end(lost=True)
-        self._say_close = _say_nothing
-        self.adopt = None
+        self._owner = None  # it refers to the door too
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -150,8 +174,13 @@ class Door:
         if not self.is_open:
             return
         self._end(lost=False)
-        self._say_close(code, reason)
+        if self._owner is not None:
+            self._owner.say_close(code, reason)
         self.abort_after(limit_s)
+
+    def adopt(self, receiver: Receiver) -> bool:
+        """Let the protocol object go on without the application. False, and nothing happens, where it cannot."""
+        return self._owner is not None and self._owner.adopt(receiver)
 
     def abort_after(self, limit_s: float) -> None:
         """Abort unless everything has left by then."""
@@ -168,10 +197,6 @@ class Door:
         if self.descriptor >= 0 and not self.transport.is_closing():
             _linger_not(self.descriptor)
         self.transport.abort()
-
-
-def _say_nothing(code: int, reason: str) -> None:
-    """Takes the place of the protocol object's method, which would keep that object alive."""
 
 
 def descriptor_of(transport: asyncio.Transport) -> int:
@@ -202,7 +227,8 @@ def _linger_not(descriptor: int) -> None:
 def _set_option(descriptor: int, level: int, option: int, value: int | bytes) -> None:
     """Set a socket's option, if it has it. uvloop's own socket objects cannot."""
     try:
-        handle = socket.socket(fileno=descriptor)
+        # Whatever kind it is: to find that out would take three system calls.
+        handle = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=descriptor)
     except OSError:
         return
     try:

@@ -35,7 +35,9 @@ class DoorMiddleware:
         if not type(owner).__module__.startswith("uvicorn.protocols."):
             await self.app(scope, receive, send)
             return
-        from antiphon.transports.uvicorn import open_door  # only now: the server is there, so the import must succeed
+        from antiphon.transports.uvicorn_door import (
+            open_door,
+        )  # only now: the server is there, so the import must succeed
 
         protocol = open_door(owner, scope)
         if protocol is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-__all__ = ["Pressure", "Waiting"]
+__all__ = ["BYTES", "MESSAGES", "Pressure", "Waiting"]
 
 MESSAGES = 64
 """Deliveries that may be under way before publishers wait: enough to be joined into few writes."""

@@ -13,13 +13,13 @@ from antiphon.codes import CloseCode
 from antiphon.errors import UsageError
 from antiphon.transports.base import OnLost, Receiver, SendLimits, Transport
 from antiphon.transports.door import Door
-from antiphon.transports.writing import JOIN_BYTES, Lists, WriteQueue
+from antiphon.transports.writing import JOIN_BYTES, Lists, WriteQueue, pend_behind
 from antiphon.wire.frames import Frame
 
 __all__ = ["SocketGroup", "SocketLane", "SocketTransport"]
 
-AT_ONCE = 8
-"""Sockets of a group that is written to in `deliver` itself, when nothing else is queued."""
+FEW = 8
+"""Sockets of a group whose deliveries wait at each of them rather than in a job of their own."""
 PROGRESS_S = 0.05
 PATIENCE_S = 1.0
 
@@ -42,18 +42,19 @@ class SocketTransport:
         "_detached",
         "_door",
         "_ended",
-        "_groups",
         "_lane",
         "_last",
         "_limits",
         "_on_lost",
         "_outbox",
+        "_pauses",
         "_progress_at",
         "_queued",
         "_since",
-        "_turn",
+        "_takes_nothing",
         "descriptor",
         "open_jobs",
+        "pending",
     )
 
     def __init__(self, door: Door, *, lane: SocketLane, on_lost: OnLost, limits: SendLimits) -> None:
@@ -63,7 +64,6 @@ class SocketTransport:
         self._lane: SocketLane = lane
         self._on_lost = on_lost
         self._limits = limits
-        self._groups: list[SocketGroup] = []
         self._outbox: deque[tuple[float, bytes]] | None = None
         self._queued = 0
         self._since: float | None = None
@@ -71,10 +71,15 @@ class SocketTransport:
         self._buffered = 0
         self._progress_at = 0.0
         self.open_jobs = 0
-        self._turn = -1
+        self.pending: bytes | list[bytes] | None = None
+        """What leaves in the lane's next turn, ahead of its jobs."""
         self._closing = False
         self._detached = False
         self._ended = False
+        self._pauses = False
+        """The client's messages are not read for now."""
+        self._takes_nothing = False
+        """Closing, detached or ended."""
         self._last: tuple[int, str] | None = None
         """The close frame that follows when the queue is empty."""
         self._deadline: asyncio.TimerHandle | None = None
@@ -98,24 +103,33 @@ class SocketTransport:
 
     def send(self, frame: Frame) -> None:
         """Queue one frame for this socket alone, behind what its groups were given before."""
-        if self._closing or self._ended or self._detached:
+        if self._takes_nothing:
             return
         lane = self._lane
-        if lane.jobs or self._turn == lane.turn:
+        if lane.jobs:
             lane.deliver(self, frame)
             return
-        self._turn = lane.turn
-        lane.count_turn()
-        if self.descriptor >= 0:
-            lane.write((self.descriptor,), lane.wire_of(frame))
+        # As `WriteQueue.deliver_to_few` does, once more: it is the whole cost of a topic with one listener.
+        data = lane.wire_of(frame) if lane.deflates else frame.wire
+        pending = self.pending
+        if pending is None:
+            self.pending = data
+            lane.ready.append(self)
         else:
-            self.push(lane.wire_of(frame))
+            pend_behind(self, pending, data)
+        pressure = lane.pressure
+        pressure.messages += 1
+        pressure.bytes += len(data)
+        if lane.scheduled is None:
+            lane.schedule()
 
     def close(self, code: int, reason: str) -> None:
         """Send what is queued, then a close frame; abort when that takes more than `SendLimits.close_s`. Idempotent."""
-        if self._closing or self._ended or self._detached:
+        if self._takes_nothing:
             return
-        self._closing = True
+        self._closing = self._takes_nothing = True
+        if self._pauses:
+            self.resume_reading()  # or the client's close frame would not be read
         self._lane.flush(self)
         if self._outbox or self._door.paused:
             self._say_close_later(code, reason)
@@ -124,15 +138,17 @@ class SocketTransport:
 
     def adopt(self, receiver: Receiver) -> bool:
         """Read the socket for the application, if its protocol object can."""
-        return not self._ended and self._door.adopt is not None and self._door.adopt(receiver)
+        return not self._ended and self._door.adopt(receiver)
 
     def pause_reading(self) -> None:
         """Take nothing more from an adopted socket for now. Idempotent."""
         if not self._ended and self._door.transport.is_reading():
+            self._pauses = True
             self._door.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Go on reading. Idempotent."""
+        self._pauses = False
         if not self._ended and not self._door.transport.is_reading() and not self._door.transport.is_closing():
             self._door.transport.resume_reading()
 
@@ -141,7 +157,7 @@ class SocketTransport:
         if self._detached or self._ended:
             return
         self._lane.flush(self)
-        self._detached = True
+        self._detached = self._takes_nothing = True
         if not self._outbox and self._last is None:
             self._end("closed")
 
@@ -188,7 +204,7 @@ class SocketTransport:
 
     def others_write(self) -> None:
         """What was sent to this socket alone keeps its place before the application's own messages."""
-        if self.open_jobs:
+        if self.open_jobs or self.pending is not None:
             self._lane.flush(self)
 
     def writing_ends(self, *, lost: bool) -> None:
@@ -225,8 +241,7 @@ class SocketTransport:
             return
         self.descriptor = self._door.descriptor
         self._lane.members[self.descriptor] = self
-        for group in self._groups:
-            group.lists = None
+        self._lane.changes += 1
 
     def _leave_quick(self, *, still_served: bool) -> None:
         if self.descriptor < 0:
@@ -234,8 +249,7 @@ class SocketTransport:
         self._lane.no_longer_quick(self, still_served=still_served)
         del self._lane.members[self.descriptor]
         self.descriptor = -1
-        for group in self._groups:
-            group.lists = None
+        self._lane.changes += 1
 
     def keep_rest(self, rest: bytes) -> None:
         """The socket took only a part: the event loop sends the rest, and says when it is gone."""
@@ -305,8 +319,9 @@ class SocketTransport:
         if self._ended:
             return
         self._leave_quick(still_served=False)
-        self._ended = True
+        self._ended = self._takes_nothing = True
         self._outbox = None
+        self.pending = None
         self._queued = 0
         self._since = None
         self._lane.no_longer_blocked(self)
@@ -321,16 +336,17 @@ class SocketTransport:
 class SocketGroup:
     """Some sockets of one lane that hear the same."""
 
-    __slots__ = ("_lane", "_members", "_turn", "lists", "open_jobs")
+    __slots__ = ("_changes", "_lane", "_lists", "_members", "open_jobs")
 
     def __init__(self, lane: SocketLane) -> None:
         self._lane = lane
         self._members: dict[SocketTransport, None] = {}
-        self.lists: Lists | None = ((), ())
+        self._lists: Lists | None = None
         """Descriptors that may be written to directly, and the sockets that have none now. None: to be made."""
+        self._changes = -1
+        """The lane's `changes` when the lists were made."""
         self.open_jobs = 0
         """Queued jobs that go to whoever is a member when their turn comes."""
-        self._turn = -1
 
     def add(self, transport: Transport) -> None:
         """Add a socket of the same lane. What was delivered before does not reach it."""
@@ -341,8 +357,7 @@ class SocketGroup:
         if self.open_jobs:
             self._lane.seal_all_of(self)
         self._members[transport] = None
-        transport._groups.append(self)
-        self.lists = None
+        self._lists = None
 
     def discard(self, transport: Transport) -> None:
         """Remove a socket, if it is there. What was delivered before still reaches it."""
@@ -352,35 +367,29 @@ class SocketGroup:
         if self.open_jobs:
             self._lane.seal_all_of(self)
         del self._members[transport]
-        transport._groups.remove(self)
-        self.lists = None
+        self._lists = None
 
     def deliver(self, frame: Frame) -> None:
         """Queue one frame for every socket of the group."""
         lane = self._lane
         members = self._members
-        if lane.jobs or self._turn == lane.turn or len(members) > AT_ONCE:
+        if lane.jobs or len(members) > FEW:
             if members:
                 lane.deliver(self, frame)
-            return
-        self._turn = lane.turn
-        lane.count_turn()
-        descriptors, others = self.lists or self.split()
-        if descriptors:
-            lane.write(descriptors, lane.wire_of(frame))
-        for transport in others:
-            transport.push(lane.wire_of(frame))
+        elif members:
+            lane.deliver_to_few(members, frame)
 
     def __len__(self) -> int:
         return len(self._members)
 
     def split(self) -> Lists:
-        lists = self.lists
-        if lists is None:
+        lists = self._lists
+        if lists is None or self._changes != self._lane.changes:
             members = self._members
             descriptors = [member.descriptor for member in members if member.descriptor >= 0]
             others = [member for member in members if member.descriptor < 0] if len(descriptors) != len(members) else []
-            lists = self.lists = (descriptors, others)
+            lists = self._lists = (descriptors, others)
+            self._changes = self._lane.changes
         return lists
 
     def reaches(self, member: object) -> bool:

@@ -1,266 +1,112 @@
-"""The quick way to the sockets of uvicorn: what its WebSocket protocol object has to tell a door.
+"""The WebSocket protocol class for `uvicorn --ws antiphon.transports.uvicorn:AntiphonProtocol`.
 
-`uvicorn --ws antiphon.transports.uvicorn:AntiphonProtocol` takes the handshake, the incoming frames and the keep-alive
-from uvicorn's own sans-I/O protocol, and leaves the writing of messages to the library.
+It is uvicorn's own sans-I/O protocol with a door, less what that keeps for each connection: handshakes of the usual
+kind are read and answered here, whole messages are taken without a parser, and parsers and timers are shared.
 """
 
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import Coroutine
+import logging
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
+from uvicorn.logging import TRACE_LOG_LEVEL
+from uvicorn.protocols.utils import (
+    ClientDisconnected,
+    get_client_addr,
+    get_local_addr,
+    get_path_with_query_string,
+    get_remote_addr,
+    is_ssl,
+)
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.exceptions import InvalidState
+from websockets.extensions.base import ServerExtensionFactory
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
-from websockets.protocol import Protocol, Side
+from websockets.protocol import Protocol
 
 from antiphon.transports.base import Receiver
 from antiphon.transports.door import EXTENSION, Door
-from antiphon.wire.frames import DEFLATE_WINDOW_BITS
+from antiphon.transports.handshake import HandshakeRequest, answer, header_lines, read_request
+from antiphon.transports.inbox import Inbox, Writable
+from antiphon.transports.parsers import FIN_TEXT, is_between_messages, whole_message
+from antiphon.transports.serverside import Common, Pending, common_to, known_addresses
+from antiphon.transports.uvicorn_door import DoorProtocol
+from antiphon.wire.frames import DEFLATE_WINDOW_BITS, Frame
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable, ASGISendEvent, Scope
+    from uvicorn._types import ASGISendEvent
     from uvicorn.config import Config
     from uvicorn.server import ServerState
-    from websockets.frames import Frame
+    from websockets.extensions import Extension
+    from websockets.frames import Frame as IncomingFrame
+    from websockets.http11 import Request
 
-__all__ = ["AntiphonProtocol", "DeflatingProtocol", "DoorProtocol", "open_door"]
+__all__ = ["AntiphonProtocol", "DeflatingProtocol"]
 
-END_S = 5.0
-"""How long the last bytes of a connection that ends may take to leave."""
 INBOX_BYTES = 64 * 1024
 """Received and not yet taken by the application, before reading stops."""
-_REASON_BYTES = 123
-_NO_ID = uuid.uuid4()
-"""Instead of one for each connection, which nobody looks at."""
-_NO_SCOPE: Any = {"type": "websocket", "path": "", "query_string": b"", "client": None}
-
-
-class _Never:
-    """A timer that never fires."""
-
-    def cancel(self) -> None:
-        return None
-
-
-_NEVER: Any = _Never()
-
-
-class DoorProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's own WebSocket protocol, which tells a door what happens to the socket."""
-
-    door: Door
-
-    def pause_writing(self) -> None:
-        """The event loop keeps bytes that the socket did not take."""
-        super().pause_writing()
-        self.door.writing_paused()
-
-    def resume_writing(self) -> None:
-        """They are gone: what waits in the library goes first, then the application's own."""
-        self.door.writing_resumed()
-        if not self.door.paused:
-            super().resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is closed after this."""
-        self.door.lost()
-        super().connection_lost(exc)
-
-    def eof_received(self) -> None:
-        """The client will say nothing more; the event loop closes the connection."""
-        self.door.ending()
-
-    def shutdown(self) -> None:
-        """The server stops: close the socket, or abort it if the client does not read."""
-        self.door.ending()
-        super().shutdown()
-        self.door.abort_after(END_S)
-
-    def handle_close(self, event: Frame) -> None:
-        """The client sent a close frame."""
-        self.door.ending()
-        super().handle_close(event)
-        self.door.abort_after(END_S)
-
-    def handle_parser_exception(self) -> None:
-        """The client broke the protocol."""
-        self.door.ending()
-        super().handle_parser_exception()
-        self.door.abort_after(END_S)
-
-    def handle_ping(self) -> None:
-        """Answered, unless the client does not read: then the answers would pile up."""
-        if self.door.paused:
-            self.conn.data_to_send()
-        else:
-            super().handle_ping()
-
-    def keepalive_timeout(self) -> None:
-        """The client did not answer a ping."""
-        self.door.ending()
-        super().keepalive_timeout()
-        self.door.abort_after(END_S)
-
-    def send(self, message: ASGISendEvent) -> Coroutine[Any, Any, None]:
-        """ASGI's `send`. What the library was given for this socket alone, or before a close frame, leaves first."""
-        if message["type"] == "websocket.send":
-            self.door.others_write()
-            return super().send(message)
-        return self._send_with_door(message)
-
-    async def _send_with_door(self, message: ASGISendEvent) -> None:
-        door = self.door
-        if door.is_open and message["type"] == "websocket.close":
-            await self.writable.wait()
-            door.ending()
-        await super().send(message)
-        if message["type"] == "websocket.accept" and self.handshake_complete and not self.transport.is_closing():
-            door.open()
-
-    def say_close(self, code: int, reason: str) -> None:
-        """Begin the closing handshake without waiting for the socket; the application is told that the client went."""
-        if self.close_sent or self.transport.is_closing():
-            return
-        reason = reason.encode("utf-8", "replace")[:_REASON_BYTES].decode("utf-8", "ignore")
-        try:
-            self.conn.send_close(code, reason)
-        except InvalidState:
-            return
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-        self.disconnected = True
-        self.stop_keepalive()
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
-
-    async def run_app(self, app: Any, receive: Any, send: Any) -> None:
-        """Run the application with the door in its scope. What the library was given leaves before its end."""
-        self.scope["extensions"] = {**(self.scope["extensions"] or {}), EXTENSION: {"door": self.door}}
-        try:
-            await app(self.scope, receive, send)
-        finally:
-            if not isinstance(self.queue, _Outlet):
-                self.door.ending()
-                self.door.abort_after(END_S)
+PARSED_BYTES = 4 * 1024
+"""What the parser gets at once: so much may turn into messages before reading stops."""
 
 
 class _Outlet:
     """Takes the place of the queue when nobody receives from it any more."""
 
-    __slots__ = ("_receiver", "size")
+    __slots__ = ("_protocol",)
 
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver: Receiver | None = receiver
-        self.size = 0
+    def __init__(self, protocol: AntiphonProtocol) -> None:
+        self._protocol = protocol
 
     def put_nowait(self, item: Any) -> None:
-        self.size = 0
-        receiver = self._receiver
-        if receiver is None:
+        """Hand an event to the library, up to the first that says that the client has gone."""
+        protocol = self._protocol
+        receiver = protocol._reader
+        if receiver is None or isinstance(receiver, Inbox):
             return
         if item["type"] == "websocket.disconnect":
-            self._receiver = None  # uvicorn says it once more when the connection is lost
+            protocol._reader = None  # uvicorn says it once more when the connection is lost
         receiver(item)
-
-    async def get(self) -> ASGIReceiveEvent:
-        raise RuntimeError("the library reads this socket since serve() returned: use its on_message")
-
-    def empty(self) -> bool:
-        return True
-
-    def __len__(self) -> int:
-        return 0
-
-
-class _Inbox:
-    """What the client sent and the application has not received. An `asyncio.Queue` takes 2 KiB a connection."""
-
-    __slots__ = ("_items", "_waiters", "size")
-
-    def __init__(self) -> None:
-        self._items: list[ASGIReceiveEvent] = []
-        self._waiters: list[asyncio.Future[None]] = []
-        self.size = 0
-        """Bytes of the messages."""
-
-    def put_nowait(self, item: ASGIReceiveEvent) -> None:
-        self._items.append(item)
-        self._wake_one()
-
-    def _wake_one(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-                break
-
-    async def get(self) -> ASGIReceiveEvent:
-        while not self._items:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            except BaseException:
-                self._waiters.remove(waiter)
-                if self._items:
-                    self._wake_one()  # it was this one's turn
-                raise
-            self._waiters.remove(waiter)
-        item = self._items.pop(0)
-        if not self._items:
-            self.size = 0
-        return item
-
-    def empty(self) -> bool:
-        return not self._items
-
-    def take(self) -> list[ASGIReceiveEvent]:
-        """Everything, at once."""
-        items, self._items = self._items, []
-        return items
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-
-class _Writable:
-    """Whether the socket takes bytes. An `asyncio.Event` takes 0.7 KiB a connection."""
-
-    __slots__ = ("_is_set", "_waiters")
-
-    def __init__(self) -> None:
-        self._is_set = True
-        self._waiters: list[asyncio.Future[None]] | None = None
-
-    def set(self) -> None:
-        self._is_set = True
-        waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def clear(self) -> None:
-        self._is_set = False
-
-    async def wait(self) -> None:
-        while not self._is_set:
-            waiter = asyncio.get_running_loop().create_future()
-            if self._waiters is None:
-                self._waiters = []
-            self._waiters.append(waiter)
-            await waiter
 
 
 class AntiphonProtocol(DoorProtocol):
     """The WebSocket protocol class for `uvicorn --ws antiphon.transports.uvicorn:AntiphonProtocol`.
 
-    Compression is not offered, a stuck client is aborted, and a connection takes little memory.
+    Compression is not offered, a stuck client is aborted, a connection is opened quickly and takes little memory.
     """
+
+    # What is not set here is as `Common` has it. What is rare, or for the handshake alone, goes into the dictionary.
+    __slots__ = (
+        "_common",
+        "_parser",
+        "_pending",
+        "_reader",
+        "client",
+        "close_sent",
+        "close_timer",
+        "curr_msg_data_type",
+        "disconnected",
+        "door",
+        "extensions",
+        "frames",
+        "handshake_complete",
+        "pending_ping_payload",
+        "read_paused",
+        "rest",
+        "scope",
+        "transport",
+        "writable",
+    )
+
+    # uvicorn's types are narrower than what it uses of these.
+    extensions: Sequence[Extension]
+    rest: bytes
+    """Received and not looked at yet: reading had to stop in the middle of it."""
+    scheme: Any
+    scope: Any
+    transport: Any
+    writable: Any
 
     def __init__(
         self,
@@ -269,109 +115,339 @@ class AntiphonProtocol(DoorProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self.conn.available_extensions = None
-        self.queue = _Inbox()  # type: ignore[assignment] # has what uvicorn uses of a queue
-        self.writable = _Writable()  # type: ignore[assignment] # has what uvicorn uses of an event
-        self.app = self._app
-        self._is_early = False
-        """Something came after the request and before its answer."""
+        loop = _loop or asyncio.get_running_loop()
+        self._common = common_to(type(self), config, server_state, app_state, loop)
+        self._parser: Protocol | None = None
+        """Only while it is needed; see `conn`."""
+        self._pending: Pending | None = Pending()
+        self._reader: Inbox | Receiver | None = Inbox()
+        """Who gets what the client sends: the application, or the library; None when it was told of the end."""
+        self.handshake_complete = False
 
-    def _app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> Coroutine[Any, Any, None]:
-        return self.run_app(self.config.loaded_app, receive, send)
+    @classmethod
+    def offers(cls) -> Sequence[ServerExtensionFactory] | None:
+        """The extensions that clients may have."""
+        return None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._common, name)
+
+    @property
+    def conn(self) -> Any:  # type: ignore[override] # uvicorn has an attribute, which takes 1.3 KiB
+        """websockets' parser: borrowed, or of one's own from the first call until `_give_back`."""
+        parser = self._parser
+        if parser is None:
+            common = self._common
+            if self.handshake_complete:
+                parser = common.parsers.lend(self.extensions)
+            else:
+                parser = common.server_protocol()
+                parser.accept_called = True
+            self._parser = parser
+        return parser
+
+    def _give_back(self) -> None:
+        parser = self._parser
+        if parser is not None and is_between_messages(parser):
+            self._parser = None
+            self._common.parsers.take_back(parser)
+
+    @property
+    def queue(self) -> Any:  # type: ignore[override] # uvicorn has an attribute
+        """Where uvicorn puts what the application, or the library, is to be told."""
+        return self._reader if isinstance(self._reader, Inbox) else _Outlet(self)
+
+    # -- the handshake -------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The HTTP protocol hands the socket over."""
-        super().connection_made(transport)
-        self.door = Door(self.transport, say_close=self.say_close, adopt=self.adopt)
+        common = self._common
+        common.connections.add(self)
+        self.transport = transport
+        pending = self._pending
+        assert pending is not None
+        known = known_addresses(transport)
+        if known is None:
+            pending.server, self.client = get_local_addr(self.transport), get_remote_addr(self.transport)
+            pending.scheme = "wss" if is_ssl(self.transport) else "ws"
+        else:
+            server, self.client, pending.scheme = known
+            if server != common.local_address:
+                common.local_address = server
+            pending.server = common.local_address  # one object for many connections
+        if common.logger.level <= TRACE_LOG_LEVEL:
+            common.logger.log(TRACE_LOG_LEVEL, "%s - WebSocket connection made", self.client)
+        self.door = Door(self.transport, owner=self)
+
+    def _begin(self, data: bytes, pending: Pending) -> None:
+        """The request has come."""
+        common = self._common
+        request = None if common.debug else read_request(data, with_extensions=bool(common.offers))
+        if request is None:
+            self.scheme, self.server = pending.scheme, pending.server
+            self._pending = None
+            _ = self.conn
+            super().data_received(data)
+            return
+        pending.request = request
+        path, _, query = request.target.partition("?")
+        root_path = common.root_path
+        self.scope = {
+            "type": "websocket",
+            "asgi": common.asgi,
+            "http_version": "1.1",
+            "scheme": pending.scheme,
+            "server": pending.server,
+            "client": self.client,
+            "root_path": root_path,
+            "path": root_path + (unquote(path) if "%" in path else path),
+            "raw_path": (root_path + path).encode("ascii"),
+            "query_string": query.encode("ascii"),
+            "headers": request.headers,
+            "subprotocols": request.subprotocols,
+            "state": common.app_state.copy(),
+            "extensions": {"websocket.http.response": common.nothing, EXTENSION: {"door": self.door}},
+        }
+        self.queue.put_nowait({"type": "websocket.connect"})
+        task = common.loop.create_task(self.run_asgi())
+        common.tasks.add(task)
+        task.add_done_callback(common.forget_task)
+
+    def handle_connect(self, event: Request) -> None:
+        """The request of a handshake that is out of the ordinary."""
+        super().handle_connect(event)
+        if not self.handshake_complete:
+            self.scope["extensions"][EXTENSION] = {"door": self.door}
+
+    async def _accept(self, message: Any, pending: Pending, request: HandshakeRequest) -> None:
+        if self.disconnected:
+            raise ClientDisconnected
+        common = self._common
+        if common.logger.isEnabledFor(logging.INFO):
+            address, target = get_client_addr(self.scope), get_path_with_query_string(self.scope)
+            common.logger.info('%s - "WebSocket %s" [accepted]', address, target)
+        lines = common.default_header_lines()
+        headers, subprotocol = message.get("headers"), message.get("subprotocol")
+        if headers or subprotocol:
+            lines += header_lines(headers or (), subprotocol=subprotocol)
+        if self.transport.is_closing():
+            return
+        self.transport.write(answer(request.accept, lines))
+        common.logger.info("connection open")
+        self._pending = None
+        self._is_accepted()
+        self.start_keepalive()
+        self.door.open()
+        if pending.early:
+            self.transport.resume_reading()
+            self.data_received(pending.early)
+
+    def _is_accepted(self) -> None:
+        """Forget what only the handshake needed."""
+        del self.handshake_complete
+        del self.scope
+        if self._common.logger.level > TRACE_LOG_LEVEL:
+            del self.client
+
+    def say_close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake. The client's close frame may be there already."""
+        super().say_close(code, reason)
+        if self.rest:
+            self.data_received(b"")
+
+    async def _send_with_door(self, message: ASGISendEvent) -> None:
+        was_complete = self.handshake_complete
+        await super()._send_with_door(message)
+        if self.rest and self.close_sent:
+            self.data_received(b"")
+        if message["type"] == "websocket.accept" and self.door.is_open and not was_complete:
+            if self.conn.extensions:
+                self.extensions = self.conn.extensions
+            self._is_accepted()
+            for name in ("request", "response", "scheme", "server"):
+                self.__dict__.pop(name, None)
+            self._give_back()
+
+    # -- what the client sends -----------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """What the client sends, beginning with the request for the handshake."""
-        self._is_early = self.handshake_initiated
-        super().data_received(data)
+        if self.rest:
+            data, self.rest = self.rest + data, b""
+        if self._parser is None:
+            pending = self._pending
+            if pending is not None:
+                if pending.request is None:
+                    self._begin(data, pending)
+                else:
+                    pending.early += data
+                    self.transport.pause_reading()
+                return
+        while data:
+            if self._parser is None and not self._common.debug:
+                data = self._take_whole_messages(data)
+                if not data:
+                    return
+            elif self.read_paused and not (self.disconnected or self.close_sent):
+                self.rest = data
+                return
+            super().data_received(data[:PARSED_BYTES])
+            self._give_back()
+            if self.transport.is_closing():
+                return
+            data = data[PARSED_BYTES:]
+
+    def _take_whole_messages(self, data: bytes) -> bytes:
+        """Take the messages at the beginning that need no parser. Returns the rest."""
+        limit_bytes = self._common.limit_bytes
+        at, size = 0, len(data)
+        while size - at >= 6 and self._parser is None:
+            if self.read_paused and not self.disconnected:
+                self.rest = data[at:]  # the rest of a large read, for when the application has received these
+                return b""
+            found = whole_message(data, at, limit_bytes=limit_bytes)
+            if found is None:
+                break
+            end, payload = found
+            if data[at] == FIN_TEXT:
+                try:
+                    event: dict[str, Any] = {"type": "websocket.receive", "text": payload.decode()}
+                except UnicodeDecodeError:
+                    break
+            else:
+                event = {"type": "websocket.receive", "bytes": payload}
+            at = end
+            self._receive(event, len(payload))
+        return data[at:] if at else data
+
+    def _receive(self, event: Any, size: int) -> None:
+        """Hand a message over, and stop reading only when much waits, not after each one."""
+        reader = self._reader
+        if isinstance(reader, Inbox):
+            reader.put_nowait(event, size)
+            if not self.read_paused and (reader.size_bytes > INBOX_BYTES or len(reader) >= self._common.inbox_messages):
+                self.read_paused = True
+                self.transport.pause_reading()
+        elif reader is not None:
+            reader(event)
+
+    def receive(self) -> Coroutine[Any, Any, Any]:
+        """ASGI's `receive`."""
+        reader = self._reader
+        if not isinstance(reader, Inbox):
+            raise RuntimeError("the library reads this socket since serve() returned: use its on_message")
+        return reader.get(self)
+
+    def go_on_reading(self) -> None:
+        """The application has received everything."""
+        if self.read_paused:
+            self.read_paused = False
+            if self.rest:
+                self.data_received(b"")
+            if not self.read_paused:
+                self.transport.resume_reading()
 
     def adopt(self, receiver: Receiver) -> bool:
         """Go on when the application has returned; what arrives goes to `receiver`."""
-        inbox: Any = self.queue
-        if not isinstance(inbox, _Inbox) or self.disconnected or self.close_sent or not self.door.is_open:
+        inbox = self._reader
+        if not isinstance(inbox, Inbox) or self.disconnected or self.close_sent or not self.door.is_open:
             return False
-        outlet: Any = _Outlet(receiver)
-        self.queue = outlet
+        self._reader = receiver
         for item in inbox.take():
-            outlet.put_nowait(item)
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
+            self.queue.put_nowait(item)
+        self.go_on_reading()
         return True
 
-    async def run_app(self, app: Any, receive: Any, send: Any) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed after this."""
+        if self.rest:
+            self.disconnected = True  # what came before the end counts, however much it is
+            self.data_received(b"")
+        super().connection_lost(exc)
+        self._pending = self._parser = None
+
+    def _forget_unfinished(self) -> None:
+        if self._parser is not None:
+            super()._forget_unfinished()
+
+    # -- what the application sends ------------------------------------------------------------------------------
+
+    def send(self, message: ASGISendEvent) -> Coroutine[Any, Any, None]:
+        """ASGI's `send`. What the library was given for this socket alone, or before a close frame, leaves first."""
+        if message["type"] == "websocket.send":
+            self.door.others_write()
+            return self._send_message(message)
+        pending = self._pending
+        if message["type"] == "websocket.accept" and pending is not None and pending.request:
+            return self._accept(message, pending, pending.request)
+        return self._send_with_door(message)
+
+    async def _send_message(self, message: Any) -> None:
+        await self.writable.wait()
+        text = message.get("text")
+        if (
+            text is not None
+            and message.get("bytes") is None
+            and self.door.is_open
+            and self._parser is None
+            and not (self.extensions or self.disconnected or self._common.debug)
+        ):
+            self.transport.write(Frame(text.encode()).wire)
+            return
+        await WebSocketsSansIOProtocol.send(self, message)
+        self._give_back()
+
+    def pause_writing(self) -> None:
+        """The event loop keeps bytes that the socket did not take."""
+        if self.writable is Common.writable:
+            self.writable = Writable()
+        super().pause_writing()
+
+    async def run_asgi(self) -> None:
         """Run the application; the connection outlives it when it was adopted."""
+        logger = self._common.logger
         try:
-            await super().run_app(app, receive, send)
-        finally:
-            if isinstance(self.queue, _Outlet) and self.door.is_open and self.close_timer is None:
-                # uvicorn closes the socket after the application unless a closing handshake is under way.
-                self.close_timer = _NEVER
-                self.loop.call_soon(self._outlive)
+            result = await self._common.config.loaded_app(self.scope, self.receive, self.send)
+        except ClientDisconnected:
+            pass
+        except BaseException:
+            logger.exception("Exception in ASGI application\n")
+            self.send_500_response()
+        else:
+            if not self.handshake_complete:
+                logger.error("The application returned without having accepted or refused the WebSocket.")
+                self.send_500_response()
+            elif result is not None:
+                logger.error("An ASGI application returns None; this one returned %r.", result)
+        if self.door.is_open and not isinstance(self._reader, Inbox):
+            return
+        self.end_soon()
+        if self.close_timer is None:
+            self.transport.close()
 
-    def _outlive(self) -> None:
-        if self.close_timer is _NEVER:
-            self.close_timer = None
-        for name in _OF_THE_APPLICATION:
-            self.__dict__.pop(name, None)
-        self._slim()
+    # -- keep-alive ----------------------------------------------------------------------------------------------
 
-    def _slim(self) -> None:
-        """Keep only the attributes that are not as the class has them: dictionaries never shrink by themselves."""
-        self.__dict__ = {
-            name: value for name, value in self.__dict__.items() if name not in _AT_REST or _AT_REST[name] is not value
-        }
+    def start_keepalive(self) -> None:
+        """One timer serves all connections."""
+        self._common.keepalive.add(self)
 
-    async def _send_with_door(self, message: ASGISendEvent) -> None:
-        await super()._send_with_door(message)
-        if message["type"] == "websocket.accept" and self.door.is_open:
-            self._forget_handshake()
+    def stop_keepalive(self) -> None:
+        """The connection is closing."""
+        self._common.keepalive.discard(self)
 
-    def _forget_handshake(self) -> None:
-        """Drop 2.5 KiB a connection that only the handshake needed."""
-        self.__dict__.pop("request", None)
-        self.__dict__.pop("response", None)
-        if not self._is_early:
-            # The parser keeps the request for ever; a new one may begin, as no frame has begun.
-            lean = Protocol(Side.SERVER, max_size=self.config.ws_max_size, logger=self.conn.logger)
-            lean.extensions = self.conn.extensions
-            lean.id = _NO_ID
-            self.conn = lean  # type: ignore[assignment] # the handshake is over, the rest is what they share
-        self._slim()
+    def ping(self, payload: bytes, frame: bytes) -> bool:
+        """Write a ping."""
+        if self.close_sent or self.transport.is_closing():
+            return False
+        self.pending_ping_payload = payload
+        self.transport.write(frame)
+        return True
 
-    def send_receive_event_to_app(self) -> None:
-        """Queue a message for the application, and stop reading only when much waits, not after each one."""
-        paused, self.read_paused = self.read_paused, True
-        inbox: Any = self.queue
-        inbox.size += sum(map(len, self.frames))
-        super().send_receive_event_to_app()
-        self.read_paused = paused
-        if not paused and (inbox.size > INBOX_BYTES or len(inbox) >= self.config.ws_max_queue):
-            self.read_paused = True
-            self.transport.pause_reading()
-
-
-_OF_THE_APPLICATION = ("app", "app_state", "asgi_version", "default_headers", "root_path", "scheme", "scope", "server")
-_AT_REST: dict[str, object] = {
-    "close_sent": False,
-    "close_timer": None,
-    "disconnected": False,
-    "handshake_complete": True,
-    "handshake_initiated": True,
-    "initial_response": None,
-    "pending_ping_payload": None,
-    "pong_timer": None,
-    "read_paused": False,
-    "_is_early": False,
-}
-"""What the attributes of nearly every connection are once it is accepted."""
-for _name, _value in {**_AT_REST, **dict.fromkeys(_OF_THE_APPLICATION), "scope": _NO_SCOPE}.items():
-    setattr(AntiphonProtocol, _name, _value)
+    def handle_pong(self, event: IncomingFrame) -> None:
+        """An answer to the last ping, or one that nobody asked for."""
+        if self.pending_ping_payload is not None and bytes(event.data) == self.pending_ping_payload:
+            self.pending_ping_payload = None
+            self._common.keepalive.answered(self)
 
 
 class DeflatingProtocol(AntiphonProtocol):
@@ -381,17 +457,10 @@ class DeflatingProtocol(AntiphonProtocol):
     their messages may inflate to.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        # Without a context that lasts from message to message: it would cost 20 KiB a connection, and shared
-        # messages would not fit into it.
-        self.conn.available_extensions = [
+    @classmethod
+    def offers(cls) -> Sequence[ServerExtensionFactory] | None:
+        """No context lasts from message to message: it would cost 20 KiB, and shared messages would not fit into it."""
+        return [
             ServerPerMessageDeflateFactory(
                 server_no_context_takeover=True,
                 client_no_context_takeover=True,
@@ -403,44 +472,6 @@ class DeflatingProtocol(AntiphonProtocol):
 
     async def _send_with_door(self, message: ASGISendEvent) -> None:
         await super()._send_with_door(message)
-        for extension in self.conn.extensions:
+        for extension in self.extensions:
             if isinstance(extension, PerMessageDeflate):
                 self.door.deflates = extension.local_max_window_bits >= DEFLATE_WINDOW_BITS
-
-
-_NEEDED = (
-    "close_sent",
-    "close_timeout",
-    "close_timer",
-    "conn",
-    "disconnected",
-    "handshake_complete",
-    "initial_response",
-    "loop",
-    "queue",
-    "read_paused",
-    "scope",
-    "stop_keepalive",
-    "transport",
-    "writable",
-)
-_OVERRIDDEN = frozenset(name for name in vars(DoorProtocol) if not name.startswith("_")) - {"run_app", "say_close"}
-
-
-def open_door(protocol: object, scope: object) -> DoorProtocol | None:
-    """Give a stock uvicorn's protocol object a door, if it is exactly what this release knows; else do nothing."""
-    if type(protocol) is not WebSocketsSansIOProtocol:
-        return None
-    if not all(hasattr(protocol, name) for name in _NEEDED) or protocol.scope is not scope:
-        return None
-    if not all(hasattr(WebSocketsSansIOProtocol, name) for name in _OVERRIDDEN):
-        return None
-    transport = protocol.transport
-    if not all(hasattr(transport, name) for name in ("abort", "get_write_buffer_size", "set_write_buffer_limits")):
-        return None
-    if protocol.handshake_complete or transport.get_write_buffer_size():
-        return None
-    protocol.__class__ = DoorProtocol
-    assert isinstance(protocol, DoorProtocol)
-    protocol.door = Door(transport, say_close=protocol.say_close)
-    return protocol

@@ -2,6 +2,9 @@
 
 While nothing waits in the event loop for a socket, its descriptor stands in the flat lists of its groups, and one
 `os.write` per socket carries everything that was delivered in the meantime. A socket that takes less leaves the lists.
+
+What goes to few sockets waits at each of them, and all of it leaves in one go: a kernel that is called again and again
+finds its memory in the caches, which takes half as long as when each call follows other work.
 """
 
 from __future__ import annotations
@@ -10,17 +13,21 @@ import asyncio
 import operator
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeAlias
 
 from antiphon.transports.base import SendLimits
 from antiphon.transports.pressure import Pressure
 from antiphon.wire.frames import Frame
 
-__all__ = ["JOIN_BYTES", "Lists", "Member", "Target", "WriteQueue"]
+__all__ = ["JOIN_BYTES", "Lists", "Member", "Target", "WriteQueue", "pend_behind"]
 
-SLICE = 512
-"""Sockets written to between two turns of the event loop."""
+SLICE = 128
+"""Sockets written to between two turns of the event loop: about 1 ms.
+
+What others do in these turns pays: publishers that are answered during a fan-out have their next messages ready to be
+joined when it ends. Four through a broker at 1,000 connections take half of the time that they take with 512.
+"""
 JOIN_BYTES = 256 * 1024
 """Deliveries are joined up to this size."""
 WATCH_S = 1.0
@@ -42,6 +49,9 @@ _plain: Callable[[Frame], bytes] = operator.attrgetter("wire")
 
 class Member(Protocol):
     """One socket, as the queue sees it."""
+
+    pending: bytes | list[bytes] | None
+    """What was delivered to it and few others, or to it alone, and leaves ahead of all jobs."""
 
     @property
     def descriptor(self) -> int:
@@ -67,6 +77,14 @@ class Member(Protocol):
     def holds_publishers(self) -> bool:
         """Whether it drains so quickly that waiting for it is better than cutting it off."""
         ...
+
+
+def pend_behind(member: Member, pending: bytes | list[bytes], data: bytes) -> None:
+    """Let `data` follow what is pending."""
+    if isinstance(pending, list):
+        pending.append(data)
+    else:
+        member.pending = [pending, data]
 
 
 Lists: TypeAlias = tuple[Sequence[int], Sequence[Member]]
@@ -133,15 +151,20 @@ class WriteQueue:
     """The sockets of one manager on one event loop that are written to directly."""
 
     def __init__(self, *, deflates: bool = False) -> None:
+        self.deflates = deflates
         self.wire_of = _deflated if deflates else _plain
         """The bytes that stand for a frame on these sockets."""
         self.loop = asyncio.get_running_loop()
+        self.ready: deque[Member] = deque()
+        """Sockets with something pending, in the order of the deliveries. There were no jobs when those were made."""
         self.jobs: deque[_Job] = deque()
         self._last: _Job | None = None
         """The job that deliveries are still joined to."""
-        self._scheduled: asyncio.Handle | None = None
-        self.turn = 0
+        self.scheduled: asyncio.Handle | None = None
+        """The next turn, when there is something to write."""
         self.members: dict[int, Member] = {}
+        self.changes = 0
+        """How often a socket came to be written to directly, or ceased to be: flat lists are as old as this."""
         self._blocked: dict[Member, None] = {}
         self._watch: asyncio.TimerHandle | None = None
         self._watch_s = WATCH_S
@@ -155,7 +178,7 @@ class WriteQueue:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is queued any more, for no socket."""
-        return not self.jobs and not self._blocked
+        return not self.jobs and not self.ready and not self._blocked
 
     async def room(self) -> None:
         """Return at once while the backlog is small, else when it is."""
@@ -165,12 +188,15 @@ class WriteQueue:
         """End the timers of the lane; what is still queued is dropped. The sockets stay open."""
         for job in self.jobs:
             job.seal(self.wire_of)
-            self.pressure.done(job.count, job.size)
         self.jobs.clear()
         self._last = None
-        if self._scheduled is not None:
-            self._scheduled.cancel()
-            self._scheduled = None
+        for member in self.ready:
+            member.pending = None
+        self.ready.clear()
+        self._count_done()
+        if self.scheduled is not None:
+            self.scheduled.cancel()
+            self.scheduled = None
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -188,31 +214,105 @@ class WriteQueue:
             last = self._last = _Job(target, frame)
             self.jobs.append(last)
             target.open_jobs += 1
-            if self._scheduled is None:
-                self._scheduled = self.loop.call_soon(self._run)
+            if self.scheduled is None:
+                self.schedule()
         pressure = self.pressure
         pressure.messages += 1
         pressure.bytes += frame.size
 
-    def count_turn(self) -> None:
-        """Something was written at once in this turn of the event loop: see to it that the turn is known to end."""
-        if self._scheduled is None:
-            self._scheduled = self.loop.call_soon(self._run)
+    def deliver_to_few(self, members: Iterable[Member], frame: Frame) -> None:
+        """Queue one delivery for so few sockets that a job would cost more than it saves. Only while there are none."""
+        data = self.wire_of(frame)
+        for member in members:
+            pending = member.pending
+            if pending is None:
+                member.pending = data
+                self.ready.append(member)
+            else:
+                pend_behind(member, pending, data)
+        pressure = self.pressure
+        pressure.messages += 1
+        pressure.bytes += len(data)
+        if self.scheduled is None:
+            self.schedule()
+
+    def schedule(self) -> None:
+        """Write in the next turn of the event loop."""
+        self.scheduled = self.loop.call_soon(self._run)
 
     def _run(self) -> None:
-        self._scheduled = None
-        self.turn += 1
-        jobs = self.jobs
+        self.scheduled = None
+        jobs, ready = self.jobs, self.ready
         budget = SLICE
+        few = bool(ready)
         try:
+            if few:
+                budget = self._serve_ready(budget)
             while jobs and budget > 0:
                 job = jobs[0]
                 if job.descriptors is None:
                     self._seal(job)
                 budget = self._serve(job, budget)
         finally:  # whatever a transport of the event loop raises must not stop the others
-            if jobs:
-                self._scheduled = self.loop.call_soon(self._run)
+            if jobs or ready:
+                self.schedule()
+            if few and not ready:
+                self._count_done()
+
+    def _serve_ready(self, budget: int) -> int:
+        """Write what is pending at single sockets, as far as the budget allows. What is left of it is returned."""
+        ready = self.ready
+        write = os.write
+        while ready and budget > 0:
+            member = ready.popleft()
+            data = member.pending
+            if data is None:  # it was flushed
+                continue
+            member.pending = None
+            budget -= 1
+            if isinstance(data, list):
+                budget -= self._write_parts(member, data)
+                continue
+            descriptor = member.descriptor
+            if descriptor < 0:
+                member.push(data)
+                continue
+            try:
+                written = write(descriptor, data)
+            except BlockingIOError:
+                written = 0
+            except OSError:
+                member.broken()
+                continue
+            size = len(data)
+            if written != size:
+                member.keep_rest(data[written:])
+            if size > COST_BYTES:
+                budget -= size // COST_BYTES
+        return budget
+
+    def _write_parts(self, member: Member, parts: Sequence[bytes]) -> int:
+        """Write several frames to one socket, joined up to the limit. Returns what that adds to the cost of a write."""
+        size, first = 0, 0
+        cost = -1
+        for index, part in enumerate(parts, 1):
+            size += len(part)
+            if size >= JOIN_BYTES or index == len(parts):
+                data = b"".join(parts[first:index])
+                if member.descriptor >= 0:
+                    self.write((member.descriptor,), data)
+                else:
+                    member.push(data)
+                cost += 1 + size // COST_BYTES
+                size, first = 0, index
+        return cost
+
+    def _count_done(self) -> None:
+        """Nothing is pending any more: only the jobs are still under way."""
+        pressure = self.pressure
+        if pressure.messages:
+            messages = sum(job.count for job in self.jobs)
+            pressure.done(pressure.messages - messages, pressure.bytes - sum(job.size for job in self.jobs))
 
     def _serve(self, job: _Job, budget: int) -> int:
         """Write to as many of the job's sockets as the budget allows. What is left of the budget is returned."""
@@ -268,6 +368,9 @@ class WriteQueue:
 
     def flush(self, member: Member) -> None:
         """Write what is queued for one socket ahead of its turn, because nothing can follow."""
+        pending, member.pending = member.pending, None
+        if pending is not None:
+            self._write_parts(member, pending if isinstance(pending, list) else [pending])
         for job in self.jobs:
             if job.descriptors is None and job.target.reaches(member):
                 self._seal(job)

@@ -18,6 +18,8 @@ of the channel; that is what programs without this library publish.
 | `at` | int | Unix time of the publication in ms; absent: unknown |
 | `message` | any JSON | the message |
 
+A signed envelope has `sig` right before `message`: see `wire.signing`. Here it is a field that is not known.
+
 Fields that are not known are ignored. A known field of another type, `null` included, makes the envelope malformed: to
 take a broken `users` for "everybody" would tell everybody.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 
 from antiphon.errors import ConfigurationError, MessageNotSerializable
@@ -16,25 +17,38 @@ _FIN_TEXT_DEFLATED = 0xC1
 _FIN_CLOSE = 0x88
 _SYNC_MARK = b"\x00\x00\xff\xff"
 _REASON_BYTES = 123
+_short_header = struct.Struct("!BB").pack
+_medium_header = struct.Struct("!BBH").pack
+_long_header = struct.Struct("!BBQ").pack
 
 
 class Frame:
     """One message for clients, in each form that a transport may want.
 
-    All forms but `payload` are built when first asked for, and kept. They are shared: nobody may change them.
+    All forms but `payload` and `wire` are built when first asked for, and kept. They are shared: nobody may change
+    them.
     """
 
-    __slots__ = ("_deflated", "_event", "_text", "_wire", "payload")
+    __slots__ = ("_deflated", "_event", "_text", "payload", "wire")
+
+    # Unset until they are asked for: most frames never are, and setting them would take a third of the constructor.
+    _text: str
+    _event: dict[str, object]
+    _deflated: bytes
 
     payload: bytes
     """The content of the text frame, in UTF-8."""
+    wire: bytes
+    """The complete frame of RFC 6455 as a server sends it: final, text, not masked, not compressed."""
 
     def __init__(self, payload: bytes) -> None:
         self.payload = payload
-        self._text: str | None = None
-        self._wire: bytes | None = None
-        self._event: dict[str, object] | None = None
-        self._deflated: bytes | None = None
+        # At once, since nearly everybody asks for it, and asking is cheaper without a property.
+        size = len(payload)
+        if 125 < size < 65_536:
+            self.wire = _medium_header(_FIN_TEXT, 126, size) + payload
+        else:
+            self.wire = _frame(_FIN_TEXT, payload)
 
     @classmethod
     def json(cls, payload: bytes) -> Frame:
@@ -49,10 +63,11 @@ class Frame:
     @property
     def text(self) -> str:
         """The content as `str`."""
-        text = self._text
-        if text is None:
+        try:
+            return self._text
+        except AttributeError:
             text = self._text = self.payload.decode()
-        return text
+            return text
 
     @property
     def size(self) -> int:
@@ -60,20 +75,13 @@ class Frame:
         return len(self.payload)
 
     @property
-    def wire(self) -> bytes:
-        """The complete frame of RFC 6455 as a server sends it: final, text, not masked, not compressed."""
-        wire = self._wire
-        if wire is None:
-            wire = self._wire = _frame(_FIN_TEXT, self.payload)
-        return wire
-
-    @property
     def event(self) -> dict[str, object]:
         """The ASGI event that sends it. One dict for all sockets."""
-        event = self._event
-        if event is None:
+        try:
+            return self._event
+        except AttributeError:
             event = self._event = {"type": "websocket.send", "text": self.text}
-        return event
+            return event
 
     @property
     def deflated(self) -> bytes:
@@ -82,10 +90,11 @@ class Frame:
         Compressed with a fresh context, so that it is valid on every connection whatever was sent before, with or
         without context takeover; the client's window must be at least `DEFLATE_WINDOW_BITS`.
         """
-        deflated = self._deflated
-        if deflated is None:
+        try:
+            return self._deflated
+        except AttributeError:
             deflated = self._deflated = _frame(_FIN_TEXT_DEFLATED, _deflate(self.payload))
-        return deflated
+            return deflated
 
     def __repr__(self) -> str:
         return f"<Frame of {len(self.payload)} bytes>"
@@ -103,10 +112,10 @@ def _frame_of_text(text: str) -> Frame:
 def _frame(first_byte: int, payload: bytes) -> bytes:
     size = len(payload)
     if size < 126:
-        return bytes((first_byte, size)) + payload
+        return _short_header(first_byte, size) + payload
     if size < 65_536:
-        return bytes((first_byte, 126, size >> 8, size & 0xFF)) + payload
-    return bytes((first_byte, 127)) + size.to_bytes(8, "big") + payload
+        return _medium_header(first_byte, 126, size) + payload
+    return _long_header(first_byte, 127, size) + payload
 
 
 def _deflate(payload: bytes) -> bytes:

@@ -1,0 +1,144 @@
+"""Which sockets of a manager are here: by the application's WebSocket, and those that are just gone."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Iterable
+from types import MethodType
+
+from starlette.websockets import WebSocket
+
+from antiphon.attachment import Attachment
+from antiphon.connection import Connection
+from antiphon.errors import ConfigurationError, NotConnected, UsageError
+from antiphon.hub import Hub
+from antiphon.transports.base import SendLimits
+from antiphon.transports.choice import transport_for
+
+__all__ = ["Roster"]
+
+_numbers = itertools.count(1)
+
+
+class Roster:
+    """The connections of one manager, in step with its hub and with what its attachment listens to."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._connections: dict[WebSocket, Connection] = {}
+        self._gone: weakref.WeakSet[WebSocket] = weakref.WeakSet()
+        """Sockets that were lost before their endpoint has read everything that their clients sent."""
+        self._lost = self._on_lost
+
+    def __contains__(self, websocket: WebSocket) -> bool:
+        return websocket in self._connections
+
+    # -- coming, going -------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        websocket: WebSocket,
+        user_id: str | None,
+        *,
+        topics: Iterable[str],
+        attachment: Attachment,
+        limits: SendLimits,
+    ) -> Connection:
+        """Let an accepted socket hear the channel, and topics that the attachment listens to. Raises UsageError."""
+        if websocket in self._connections:
+            raise UsageError("this socket was connected twice at once")
+        id = f"{attachment.relay.replica}-{next(_numbers)}"
+        # A method of the id takes a quarter of the memory of a `partial`.
+        transport = transport_for(websocket, lanes=attachment.lanes, on_lost=MethodType(self._lost, id), limits=limits)
+        connection = Connection(id, user_id=user_id, transport=transport)
+        connection._socket, connection._home = websocket, attachment
+        self._connections[websocket] = connection
+        self._hub.add(connection)
+        for topic in topics:
+            self._hub.subscribe(connection, topic)
+        return connection
+
+    def discard(self, websocket: WebSocket) -> None:
+        """Forget a socket, if it is there: the application says so."""
+        connection = self._connections.get(websocket)
+        if connection is not None:
+            self.forget(connection)
+        self._gone.discard(websocket)
+
+    def _on_lost(self, id: str, reason: str) -> None:
+        connection = self._hub.get(id)
+        if connection is None:
+            return
+        if isinstance(connection._socket, WebSocket):
+            self._gone.add(connection._socket)
+        if self.forget(connection) and reason != "gone":
+            self._hub.counters.lost[reason] += 1
+
+    def forget(self, connection: Connection) -> bool:
+        """Let a connection hear nothing more. What was published before is still sent. False when it was not here."""
+        self.let_go(connection)
+        topics = self._hub.remove(connection)
+        if topics is None:
+            return False
+        for topic in [None, *topics]:
+            _unlisten(connection, topic)
+        connection._transport.detach()
+        return True
+
+    def let_go(self, connection: Connection) -> None:
+        """Know a connection by its WebSocket no longer."""
+        socket, connection._socket = connection._socket, None
+        if isinstance(socket, WebSocket):
+            self._connections.pop(socket, None)
+
+    def clear(self) -> None:
+        """The event loop of all of them has ended: they are gone with it."""
+        for connection in self._hub.connections():
+            self._hub.remove(connection)
+        self._connections.clear()
+
+    # -- finding -------------------------------------------------------------------------------------------------
+
+    def find(self, websocket: WebSocket | Connection) -> Connection | None:
+        """The connection of a socket; None for one that is gone, which its endpoint will find out when it receives.
+
+        Raises NotConnected for a socket that was never connected, or was disconnected.
+        """
+        if isinstance(websocket, Connection):
+            return websocket if self._hub.get(websocket.id) is websocket else None
+        connection = self._connections.get(websocket)
+        if connection is None and websocket not in self._gone:
+            raise NotConnected("this socket is not connected to this manager: call connect() first")
+        return connection
+
+    def unsubscribe(self, websocket: WebSocket | Connection, topic: str) -> None:
+        """Let a socket hear a topic no longer, if it is there and does."""
+        connection = websocket if isinstance(websocket, Connection) else self._connections.get(websocket)
+        if connection is not None and self._hub.unsubscribe(connection, topic):
+            _unlisten(connection, topic)
+
+    def ids(self, exclude: object) -> frozenset[str]:
+        """The ids of connections that the application names in one of many ways. Raises ConfigurationError."""
+        items = exclude if isinstance(exclude, Iterable) and not isinstance(exclude, (str, WebSocket)) else [exclude]
+        found = set()
+        for item in items:
+            if isinstance(item, WebSocket):
+                connection = self._connections.get(item)
+                if connection is not None:
+                    found.add(connection.id)
+            elif isinstance(item, (Connection, str)):
+                found.add(item if isinstance(item, str) else item.id)
+            else:
+                raise ConfigurationError(
+                    f"exclude={exclude!r}: give sockets, connections or connection ids (str); "
+                    "for users, name those who get it in target_user_ids"
+                )
+        return frozenset(found)
+
+
+def _unlisten(connection: Connection, topic: str | None) -> None:
+    """One listener less, on the loop that it was on, unless that has ended."""
+    home = connection._home
+    if isinstance(home, Attachment) and not home.loop.is_closed():
+        home.unlisten(topic)
