@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum, IntEnum
 
-__all__ = ["CloseCode", "Reason", "State"]
+__all__ = ["CloseCode", "ErrorCode", "Reason", "State"]
 
 
 class CloseCode(IntEnum):
@@ -42,6 +42,26 @@ class CloseCode(IntEnum):
     def client_returns(self) -> bool:
         """Whether a client that receives this code should connect again."""
         return self in (CloseCode.GOING_AWAY, CloseCode.DRAINING, CloseCode.OVERLOADED) or 4000 <= self < 4500
+
+
+class ErrorCode(str, Enum):
+    """Why a message of a client was refused, as the client reads it in an `error` frame. The connection goes on."""
+
+    BAD_REQUEST = "bad_request"
+    """It is no JSON object of the allowed depth, or a field of it is missing or of another type."""
+    UNSUPPORTED = "unsupported"
+    """A type of frame that this endpoint does not take."""
+    INVALID_TOPIC = "invalid_topic"
+    FORBIDDEN = "forbidden"
+    TOO_MANY_TOPICS = "too_many_topics"
+    TOO_FAST = "too_fast"
+    TOO_LARGE = "too_large"
+    """A publication above the limit of a message."""
+    UNAVAILABLE = "unavailable"
+    """The broker did not take it, and the outage policy is "fail"."""
+    INTERNAL = "internal"
+
+    __str__ = str.__str__
 
 
 class State(str, Enum):

@@ -3,7 +3,9 @@
 AntiphonError
 ├── ConfigurationError            ValueError: wrong before anything was sent
 │   ├── InvalidBrokerURL
+│   │   └── TLSRequired
 │   ├── InvalidChannelName
+│   ├── InvalidSigningKey
 │   ├── InvalidTopicName
 │   ├── InvalidUserId
 │   └── MissingExtra
@@ -11,7 +13,8 @@ AntiphonError
 │   ├── MessageNotSerializable
 │   └── MessageTooLarge
 ├── EnvelopeError                 ValueError: what came from the broker cannot be understood
-│   └── UnsupportedEnvelope
+│   ├── UnsupportedEnvelope
+│   └── UntrustedEnvelope
 ├── UsageError                    RuntimeError: right call, wrong moment
 │   ├── ManagerClosed
 │   ├── NotConnected
@@ -21,6 +24,8 @@ AntiphonError
     ├── BrokerUnavailable         cannot be reached, or the connection ended
     ├── BrokerTimeout             no answer in time: whether it was carried out is unknown
     └── BrokerRefused             it answered with an error
+
+The refusals of clients, `Refused` and its kinds, are in `antiphon.auth`: they end a connection, each with a code.
 """
 
 from __future__ import annotations
@@ -37,6 +42,7 @@ __all__ = [
     "EnvelopeError",
     "InvalidBrokerURL",
     "InvalidChannelName",
+    "InvalidSigningKey",
     "InvalidTopicName",
     "InvalidUserId",
     "ManagerClosed",
@@ -46,7 +52,9 @@ __all__ = [
     "MissingExtra",
     "NotConnected",
     "PublishFailed",
+    "TLSRequired",
     "UnsupportedEnvelope",
+    "UntrustedEnvelope",
     "UsageError",
     "WrongEventLoop",
 ]
@@ -73,6 +81,14 @@ class ConfigurationError(AntiphonError, ValueError):
 
 class InvalidBrokerURL(ConfigurationError):
     """The address of the broker cannot be used. The text never holds the password."""
+
+
+class TLSRequired(InvalidBrokerURL):
+    """TLS is required for the broker, and this address has none, or does not verify whom it leads to."""
+
+
+class InvalidSigningKey(ConfigurationError):
+    """A key for signing is too short or too simple. The text never holds the key."""
 
 
 class InvalidChannelName(ConfigurationError):
@@ -127,6 +143,17 @@ class UnsupportedEnvelope(EnvelopeError):
 
     def __str__(self) -> str:
         return f"envelope version {self.version!r} is not known to this release: upgrade this replica first"
+
+
+class UntrustedEnvelope(EnvelopeError):
+    """What arrived from the broker is not signed as it has to be.
+
+    `why` is a counter's label: `unsigned`, `forged`, `stale` or `replayed`.
+    """
+
+    def __init__(self, text: str, *, why: str) -> None:
+        self.why = why
+        super().__init__(text)
 
 
 class UsageError(AntiphonError, RuntimeError):

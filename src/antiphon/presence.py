@@ -22,9 +22,10 @@ from antiphon.wire.envelope import Envelope
 __all__ = ["Answerer", "Answers", "Asking", "Census", "ClusterCounts", "count_distinct", "sketch"]
 
 Answerer = Callable[[Mapping[str, object]], Mapping[str, object]]
-"""Answers one question about one channel for this replica."""
+"""Answers one question about one channel for this replica; it may act on it first."""
 
 SKETCH_SIZE = 4_096
+_COUNTS = "counts"
 _SPACE = 1 << 63
 
 
@@ -90,23 +91,23 @@ class Census:
 
     def __init__(self, relay: Asking) -> None:
         self._relay = relay
-        self._answerers: dict[str, list[Answerer]] = {}
+        self._answerers: dict[tuple[str, str], list[Answerer]] = {}
         self._questions: dict[str, _Question] = {}
         self._numbers = itertools.count(1)
         relay.on_control("ask", self._on_ask)
         relay.on_control("answer", self._on_answer)
 
-    def add(self, channel: str, answerer: Answerer) -> None:
-        """Answer questions about this channel."""
-        self._answerers.setdefault(channel, []).append(answerer)
+    def add(self, channel: str, answerer: Answerer, *, about: str = _COUNTS) -> None:
+        """Answer questions of one kind about this channel."""
+        self._answerers.setdefault((channel, about), []).append(answerer)
 
-    def discard(self, channel: str, answerer: Answerer) -> None:
+    def discard(self, channel: str, answerer: Answerer, *, about: str = _COUNTS) -> None:
         """Take an `add` back."""
-        answerers = self._answerers.get(channel, [])
+        answerers = self._answerers.get((channel, about), [])
         if answerer in answerers:
             answerers.remove(answerer)
         if not answerers:
-            self._answerers.pop(channel, None)
+            self._answerers.pop((channel, about), None)
 
     async def ask(
         self,
@@ -114,6 +115,7 @@ class Census:
         question: Mapping[str, object],
         *,
         timeout_s: float,
+        about: str = _COUNTS,
         enough: Callable[[Mapping[str, object]], bool] | None = None,
     ) -> Answers:
         """Ask all replicas; returns when all have answered, or with what there is after `timeout_s`. Never raises.
@@ -123,12 +125,13 @@ class Census:
         number = str(next(self._numbers))
         open_question = self._questions[number] = _Question(enough)
         try:
-            payload = codec.encode({"ask": number, "channel": channel, "question": dict(question)})
+            asking = {"ask": number, "channel": channel, "question": dict(question)}
+            payload = codec.encode(asking if about == _COUNTS else {**asking, "about": about})
             asked = self._relay.tell(
                 CONTROL_ROUTE, Envelope(id=None, payload=payload, sender=self._relay.replica, kind="ask")
             )
             if asked is None:
-                return Answers(self._own(channel, question), 1, False)
+                return Answers(self._own(channel, question, about), 1, False)
             try:
                 async with asyncio.timeout(timeout_s):
                     open_question.expected = await asked
@@ -136,23 +139,27 @@ class Census:
                     await open_question.done.wait()
             except (TimeoutError, AntiphonError):
                 if not open_question.answers:
-                    return Answers(self._own(channel, question), 1, False)
+                    return Answers(self._own(channel, question, about), 1, False)
             data = [item for answer in open_question.answers for item in answer]
             return Answers(data, len(open_question.answers), open_question.all_answered)
         finally:
             del self._questions[number]
 
-    def _own(self, channel: str, question: Mapping[str, object]) -> list[Mapping[str, object]]:
-        return [answerer(question) for answerer in tuple(self._answerers.get(channel, ()))]
+    def _own(self, channel: str, question: Mapping[str, object], about: str) -> list[Mapping[str, object]]:
+        return [answerer(question) for answerer in tuple(self._answerers.get((channel, about), ()))]
 
     def _on_ask(self, envelope: Envelope) -> None:
         asked = codec.decode(envelope.payload)
         if not isinstance(asked, dict) or envelope.sender is None:
             return
         number, channel, question = asked.get("ask"), asked.get("channel"), asked.get("question")
+        about = asked.get("about", _COUNTS)
         if not (isinstance(number, str) and isinstance(channel, str) and isinstance(question, dict)):
             return
-        payload = codec.encode({"ask": number, "data": [dict(answer) for answer in self._own(channel, question)]})
+        if not isinstance(about, str):
+            return
+        answers = [dict(answer) for answer in self._own(channel, question, about)]
+        payload = codec.encode({"ask": number, "data": answers})
         # The sender of an answer is the one who asked: it goes to that replica alone.
         self._relay.tell(
             replica_route(envelope.sender),

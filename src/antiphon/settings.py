@@ -9,15 +9,17 @@ from dataclasses import dataclass, field, fields
 
 from antiphon.errors import ConfigurationError
 
-__all__ = ["Settings", "Timings", "read_settings", "redact"]
+__all__ = ["Settings", "Timings", "read_settings", "read_signing_keys", "redact", "tls_is_required"]
 
 _SWITCH = "USE_REDIS_WEBSOCKET"
+_TLS_SWITCH = "ANTIPHON_REQUIRE_TLS"
+_SIGNING_KEYS = "ANTIPHON_SIGNING_KEYS"
 _URL_VARIABLES = ("ANTIPHON_BROKER_URL", "REDIS_URL")
 _OFF = frozenset({"false", "0", "no", "off"})
 _ON = frozenset({"true", "1", "yes", "on", ""})
 
 _userinfo = re.compile(r"(?s)(?<=://).*@|^(?!.*://).*@")
-_secrets_in_query = re.compile(r"(?i)(?<=[?&])((?:user(?:name)?|pass(?:word)?)=)[^&#]*")
+_secrets_in_query = re.compile(r"(?i)(?<=[?&])((?:user(?:name)?|pass(?:word)?|ssl_password)=)[^&#]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,25 @@ def read_settings(url: str | None, environ: Mapping[str, str] | None = None) -> 
         if candidate is not None and (stripped := candidate.strip()):
             return Settings(broker_url=stripped)
     return Settings()
+
+
+def read_signing_keys(environ: Mapping[str, str] | None = None) -> str | None:
+    """Keys for signing what goes through the broker, as `ANTIPHON_SIGNING_KEYS` has them; None: nothing is signed."""
+    return (os.environ if environ is None else environ).get(_SIGNING_KEYS, "").strip() or None
+
+
+def tls_is_required(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether `ANTIPHON_REQUIRE_TLS` asks for brokers with TLS only. Raises ConfigurationError for another word."""
+    environ = os.environ if environ is None else environ
+    word = environ.get(_TLS_SWITCH, "").strip().lower()
+    if word and word in _ON:
+        return True
+    if not word or word in _OFF:
+        return False
+    raise ConfigurationError(
+        f"{_TLS_SWITCH}={environ[_TLS_SWITCH]!r} is not understood: set it to true, 1, yes or on to refuse brokers "
+        "without TLS, or to false, 0, no or off"
+    )
 
 
 def redact(url: str) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from antiphon.dev.broker_server import BrokerServer
 from antiphon.errors import MissingExtra
 from tests.replicas.cluster import Cluster, Kind, Load
+from tests.replicas.least_privilege import acl_arguments, restricted_url
 from tests.replicas.report import Report
 
 HERE = Path(__file__).parent
@@ -19,8 +22,12 @@ FIGURES = pytest.StashKey[Report]()
 class Clusters:
     """Starts each kind of cluster once, and anew when a test has left it in disorder."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, arguments: Sequence[str] = (), url: Callable[[BrokerServer], str] = lambda broker: broker.url
+    ) -> None:
         self._kept: dict[tuple[Kind, bool], Cluster] = {}
+        self._arguments = arguments
+        self._url = url
 
     def get(self, kind: Kind, *, proxied: bool = False) -> Cluster:
         cluster = self._kept.get((kind, proxied))
@@ -30,8 +37,14 @@ class Clusters:
             cluster = None
         if cluster is None:
             with or_skipped():
-                cluster = self._kept[kind, proxied] = Cluster.start(kind, proxied=proxied)
+                cluster = self._kept[kind, proxied] = Cluster.start(
+                    kind, proxied=proxied, arguments=self._arguments, url=self._url
+                )
         return cluster
+
+    def kept(self) -> list[Cluster]:
+        """Those that run."""
+        return list(self._kept.values())
 
     def close(self) -> None:
         for cluster in self._kept.values():
@@ -53,8 +66,10 @@ def report(pytestconfig: pytest.Config) -> Report:
 
 
 @pytest.fixture(scope="session")
-def clusters() -> Iterator[Clusters]:
+def clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
     clusters = Clusters()
+    if os.environ.get("ANTIPHON_TEST_ACL", "") not in ("", "0"):
+        clusters = Clusters(arguments=acl_arguments(tmp_path_factory.mktemp("acl")), url=restricted_url)
     yield clusters
     clusters.close()
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from antiphon.errors import ConfigurationError
-from antiphon.settings import Settings, Timings, read_settings, redact
+from antiphon.settings import Settings, Timings, read_settings, read_signing_keys, redact
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,16 @@ def test_timings_have_the_documented_values_when_nothing_is_set() -> None:
 def test_timings_are_refused_when_a_value_is_not_above_zero(value: float) -> None:
     with pytest.raises(ConfigurationError, match=r"Timings\.connect_s must be above 0"):
         Timings(connect_s=value)
+
+
+def test_signing_keys_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_signing_keys({"ANTIPHON_SIGNING_KEYS": " first,second "}) == "first,second"
+    assert read_signing_keys({"ANTIPHON_SIGNING_KEYS": " "}) is None
+    assert read_signing_keys({}) is None
+    monkeypatch.setenv("ANTIPHON_SIGNING_KEYS", "from-environment")
+    assert read_signing_keys() == "from-environment"
+
+
+def test_text_shows_no_password_of_a_certificate_s_key() -> None:
+    shown = redact("rediss://host?ssl_password=s3cret&ssl_certfile=/a")
+    assert shown == "rediss://host?ssl_password=***&ssl_certfile=/a"

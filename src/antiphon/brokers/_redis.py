@@ -12,7 +12,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from redis.asyncio.connection import RedisSSLContext, parse_url
 
-from antiphon.errors import InvalidBrokerURL
+from antiphon.errors import InvalidBrokerURL, TLSRequired
+from antiphon.settings import tls_is_required
 
 __all__ = ["RedisAddress", "parse_address"]
 
@@ -88,11 +89,33 @@ _ENCODE: Final = (
 )
 
 
-def parse_address(url: str) -> RedisAddress:
+def parse_address(url: str, *, require_tls: bool | None = None) -> RedisAddress:
     """Check a broker URL: `redis://`, `rediss://`, `unix://`, `valkey://` or `valkeys://`.
 
-    Raises InvalidBrokerURL, whose text names the fix and repeats nothing that could be a password.
+    With `require_tls`, by default as the environment says, one that would send in the clear, or to whoever answers,
+    raises TLSRequired. Raises InvalidBrokerURL, whose text names the fix and repeats nothing that could be a password.
     """
+    address = _parse(url)
+    if tls_is_required() if require_tls is None else require_tls:
+        _check_protected(address)
+    return address
+
+
+def _check_protected(address: RedisAddress) -> None:
+    if address.kind == "tcp":
+        raise TLSRequired(
+            f"the broker URL for {address} has no TLS, which is required here: begin it with rediss:// "
+            "(or valkeys://), use a unix:// socket, or set ANTIPHON_REQUIRE_TLS=false where the network is your own"
+        )
+    options = address.options
+    if address.kind == "tls" and (options["ssl_cert_reqs"] != "required" or not options["ssl_check_hostname"]):
+        raise TLSRequired(
+            f"the broker URL for {address} does not verify whom it leads to, and TLS is required here: remove "
+            "ssl_cert_reqs and ssl_check_hostname from it, and name the authority with ?ssl_ca_certs=/path/to/ca.pem"
+        )
+
+
+def _parse(url: str) -> RedisAddress:
     if not isinstance(url, str):
         raise InvalidBrokerURL(f"the broker URL is {type(url).__name__}, not str: pass 'redis://localhost:6379/0'")
     parts = _split(url.strip())

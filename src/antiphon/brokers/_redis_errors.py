@@ -12,7 +12,7 @@ from antiphon.brokers._redis import RedisAddress
 from antiphon.codes import Reason
 from antiphon.errors import BrokerError, BrokerRefused, BrokerTimeout, BrokerUnavailable
 
-__all__ = ["dial_failed", "lost", "raw_reply", "refused", "timed_out"]
+__all__ = ["dial_failed", "hung_up", "lost", "raw_reply", "refused", "timed_out"]
 
 _E = TypeVar("_E", bound=BrokerError)
 
@@ -28,8 +28,8 @@ _BY_CODE: Final = {
     ),
     "NOPERM": (
         Reason.PERMISSION,
-        "its ACL does not allow that to this user: grant the command (ACL SETUSER name +command) "
-        "and the channels (&prefix*)",
+        "its ACL does not allow that to this user: grant the command (ACL SETUSER name +command), "
+        "the channels (&prefix*) and the keys (~antiphon:*)",
     ),
     "OOM": (
         Reason.OUT_OF_MEMORY,
@@ -108,6 +108,13 @@ def lost(address: RedisAddress, error: BaseException | None, *, doing: str = "")
     )
     text = f"the connection to the broker {address} was lost: {detail}"
     return _chain(BrokerUnavailable(text, reason=Reason.CONNECTION_LOST), error, address)
+
+
+def hung_up(address: RedisAddress, error: BrokerUnavailable) -> BrokerUnavailable:
+    """The error for a server that ended the connection before it was signed in."""
+    if error.reason is not Reason.CONNECTION_LOST or address.kind != "tcp":
+        return error
+    return BrokerUnavailable(f"{error}. A port that expects TLS is written rediss://", reason=error.reason)
 
 
 def timed_out(address: RedisAddress, error: BaseException) -> BrokerTimeout:

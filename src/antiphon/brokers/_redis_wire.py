@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 
 from antiphon.brokers._redis import RedisAddress
 from antiphon.brokers._redis_commands import answers_ping, check_role, is_optional, sign_in_commands
-from antiphon.brokers._redis_errors import dial_failed, lost, refused
+from antiphon.brokers._redis_errors import dial_failed, hung_up, lost, refused
 from antiphon.brokers._redis_replies import ErrorReply, Reply, open_replies
 from antiphon.codes import Reason
 from antiphon.errors import BrokerError, BrokerRefused, BrokerUnavailable
@@ -214,6 +214,9 @@ async def dial(address: RedisAddress, *, connect_timeout_s: float) -> tuple[Wire
             f"the broker {address} accepts connections and does not answer: it hangs, or it is overloaded",
             reason=Reason.TIMEOUT,
         ) from None
+    except BrokerUnavailable as error:
+        await wire.close()
+        raise hung_up(address, error) from error.__cause__
     except BaseException:
         await wire.close()
         raise

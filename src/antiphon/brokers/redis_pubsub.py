@@ -29,10 +29,11 @@ class RedisBroker:
     `rediss://` and `valkeys://` verify the server's certificate; `unix:///path?db=0` takes a socket. Raises
     InvalidBrokerURL for a URL that cannot be used, without connecting. Replicas (read-only servers) are refused.
     `connect_timeout_s` bounds the connection's set-up; each answer while signing in may take twice as long.
+    With `require_tls`, by default as `ANTIPHON_REQUIRE_TLS` says, a URL without verified TLS raises TLSRequired.
     """
 
-    def __init__(self, url: str, *, connect_timeout_s: float = 1.0) -> None:
-        self._address = parse_address(url)
+    def __init__(self, url: str, *, connect_timeout_s: float = 1.0, require_tls: bool | None = None) -> None:
+        self._address = parse_address(url, require_tls=require_tls)
         self._connect_timeout_s = connect_timeout_s
 
     def __repr__(self) -> str:

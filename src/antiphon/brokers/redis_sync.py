@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from antiphon.brokers._redis import RedisAddress, parse_address
 from antiphon.brokers._redis_commands import answers_ping, check_role, command, is_optional, sign_in_commands
-from antiphon.brokers._redis_errors import dial_failed, lost, raw_reply, refused, timed_out
+from antiphon.brokers._redis_errors import dial_failed, hung_up, lost, raw_reply, refused, timed_out
 from antiphon.codes import Reason
 from antiphon.errors import BrokerError, BrokerRefused, BrokerTimeout, BrokerUnavailable
 
@@ -30,12 +30,13 @@ class SyncRedisPublishing:
     again, so that its payload must carry an id by which the receivers drop the second copy. Threads may share it and
     wait for one another; a process made by fork gets a connection of its own.
 
-    Raises InvalidBrokerURL for a URL that cannot be used. Every step on the network takes at most `timeout_s`; of these
-    there are three at worst (what a lost connection had to answer, the new connection, its answer).
+    Raises InvalidBrokerURL for a URL that cannot be used, TLSRequired as `RedisBroker` does. Every step on the network
+    takes at most `timeout_s`; of these there are three at worst (what a lost connection had to answer, the new
+    connection, its answer).
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 2.0) -> None:
-        self._address = parse_address(url)
+    def __init__(self, url: str, *, timeout_s: float = 2.0, require_tls: bool | None = None) -> None:
+        self._address = parse_address(url, require_tls=require_tls)
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._line: _Line | None = None
@@ -108,6 +109,7 @@ class SyncRedisPublishing:
         except BrokerError:
             self._hang_up()  # redis-py would connect again by itself, and not sign in
             raise
+        reply = None  # whatever it was: error reports may show a frame's variables
         self._hang_up()
         raise lost(self._address, None, doing="its answer to PUBLISH is no number")
 
@@ -144,6 +146,9 @@ class _Line:
                 f"the broker {address} accepts connections and does not answer: it hangs, or it is overloaded",
                 reason=Reason.TIMEOUT,
             ) from None
+        except BrokerUnavailable as error:
+            self.close()
+            raise hung_up(address, error) from error.__cause__
         except BaseException:
             self.close()
             raise

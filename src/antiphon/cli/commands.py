@@ -13,6 +13,7 @@ import typer
 
 from antiphon.brokers import broker_for
 from antiphon.brokers.base import Broker
+from antiphon.cli.drain import drain as drain_replica
 from antiphon.cli.exits import Exit, exit_for
 from antiphon.cli.message import read_message
 from antiphon.cli.output import notice, print_json, print_parts, shows_colors
@@ -137,6 +138,27 @@ def tail(
             asyncio.run(tail_channel(broker, channel=name, routes=routes, count=count, as_json=as_json, notice=notice))
         except KeyboardInterrupt:
             raise typer.Exit(Exit.OK) from None
+
+
+@app.command()
+def drain(
+    url: Annotated[str, typer.Argument(help="The replica's own address; the path /drain is added if it has none.")],
+    token: Annotated[
+        str | None, typer.Option(help="What its endpoint wants; else ANTIPHON_DRAIN_TOKEN.", show_default=False)
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it is done.")] = True,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Send the clients of one replica away before it is ended: the pre-stop hook of an orchestrator."""
+    with _reported():
+        answer = drain_replica(url, token=token, wait=wait, timeout_s=timeout_s)
+        if as_json:
+            print_json(answer._asdict())
+        elif answer.closed is None or answer.seconds is None:
+            print_parts((answer.status, ""))
+        else:
+            print_parts((f"{answer.status}: {answer.closed} sockets closed in {answer.seconds:.1f} s", ""))
 
 
 @app.command()

@@ -1,0 +1,399 @@
+"""Who is at the other end: `Identity`, the ways to prove it, and the refusals that a client gets.
+
+An authenticator looks at a handshake, or at a plain request, for credentials of one kind. `antiphon.security.Security`
+asks several of them in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
+
+from starlette.exceptions import WebSocketException
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from antiphon.codes import CloseCode
+from antiphon.errors import AntiphonError, ConfigurationError, EnvelopeError
+from antiphon.topics import check_user_id
+from antiphon.wire import codec
+
+__all__ = [
+    "Authenticator",
+    "BearerToken",
+    "ClientGone",
+    "CookieSession",
+    "FirstMessage",
+    "Forbidden",
+    "Identity",
+    "NotSignedIn",
+    "OriginRefused",
+    "Rechecking",
+    "Refused",
+    "Revoked",
+    "SessionExpired",
+    "SignInUnavailable",
+    "TooManyConnections",
+    "Verify",
+    "accept_offered",
+    "close_quietly",
+    "read_first_message",
+]
+
+_TOKEN_CHARACTERS = 8192
+_token = re.compile(r"[\x21-\x7e]+")
+_bearer = re.compile(r"(?i)bearer(?: +(.*))?")
+
+
+class _Proved:
+    """The place for how an identity can be proved again; no field, so that nothing shows, compares or stores it."""
+
+    __slots__ = ("_again",)
+    _again: Callable[[], Awaitable[Identity]] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity(_Proved):
+    """Who is at the other end of a socket or a request. Raises ConfigurationError for values of the wrong type."""
+
+    user_id: str | None
+    """The user, as the manager's messages name it; None for a guest."""
+    session_id: str | None = field(default=None, repr=False)
+    """Which of the user's sessions: what `disconnect_session` names. Better no secret, and so not the cookie."""
+    roles: frozenset[str] = frozenset()
+    """What the user may do, in words of the application."""
+    expires_at_s: float | None = None
+    """When it ends, in seconds of Unix time; None: only when it is revoked."""
+    claims: Mapping[str, object] = field(default_factory=dict, repr=False, hash=False)
+    """Whatever else the application knows of the user; JSON values where tickets are used."""
+
+    def __post_init__(self) -> None:
+        if self.user_id is not None:
+            check_user_id(self.user_id)
+        session_id: object = self.session_id
+        if session_id is not None and not (isinstance(session_id, str) and session_id):
+            raise ConfigurationError("Identity.session_id is a non-empty text, or None")
+        roles: object = self.roles
+        if isinstance(roles, str):
+            raise ConfigurationError(f"Identity.roles={roles!r} is one text: give a set, as in {{{roles!r}}}")
+        object.__setattr__(self, "roles", frozenset(self.roles))
+        expires_at_s: object = self.expires_at_s
+        if expires_at_s is not None and not isinstance(expires_at_s, (int, float)):
+            raise ConfigurationError("Identity.expires_at_s is a number of seconds of Unix time, or None")
+
+    @property
+    def proved_again(self) -> Callable[[], Awaitable[Identity]] | None:
+        """What asks for the same identity once more, if the way that it was proved allows that; for re-checks."""
+        return getattr(self, "_again", None)
+
+    def _proved_by(self, again: Callable[[], Awaitable[Identity]] | None) -> Identity:
+        """A copy that remembers how it was proved: what `lookup` returned may be one object for many sockets."""
+        copy = replace(self)
+        object.__setattr__(copy, "_again", again)
+        return copy
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+class Refused(AntiphonError, WebSocketException):
+    """This client is not let in. Raised in an endpoint or a dependency, it ends the socket with `code` by itself.
+
+    What the client gets is the same for every refusal of one class; `detail` is for the application's own log.
+    """
+
+    close_code: ClassVar[CloseCode] = CloseCode.POLICY
+    close_reason: ClassVar[str] = "refused"
+    http_status: ClassVar[int] = 403
+    """The answer to a plain request, and to a handshake that is refused before the upgrade."""
+    kind: ClassVar[str] = "refused"
+    """What counters call it."""
+
+    def __init__(self, detail: str = "", *, before_upgrade: bool = False) -> None:
+        self.detail = detail
+        self.before_upgrade = before_upgrade
+        """Whether the handshake is answered with `http_status`; otherwise it is accepted, and closed with `code`, since
+        a browser does not see the status of a handshake.
+        """
+        WebSocketException.__init__(self, self.close_code, self.close_reason)
+
+    def __str__(self) -> str:
+        return f"{self.close_reason}: {self.detail}" if self.detail else self.close_reason
+
+
+class NotSignedIn(Refused):
+    """No credentials where some are needed, or bad ones: missing, expired, forged. The client cannot tell which."""
+
+    close_code = CloseCode.NOT_SIGNED_IN
+    close_reason = "not signed in"
+    http_status = 401
+    kind = "not_signed_in"
+
+
+class SessionExpired(Refused):
+    """What proved the identity has run out: the client may come back with fresh credentials."""
+
+    close_code = CloseCode.REFRESH_SESSION
+    close_reason = "refresh the session"
+    http_status = 401
+    kind = "session_expired"
+
+
+class Revoked(Refused):
+    """The session was ended: signed out, banned, or signed out everywhere."""
+
+    close_code = CloseCode.REVOKED
+    close_reason = "the session was ended"
+    http_status = 401
+    kind = "revoked"
+
+
+class Forbidden(Refused):
+    """Signed in, and still not allowed to have this."""
+
+    close_code = CloseCode.FORBIDDEN
+    close_reason = "forbidden"
+    http_status = 403
+    kind = "forbidden"
+
+
+class TooManyConnections(Refused):
+    """The user has too many connections, or, with `before_upgrade`, the address has."""
+
+    close_code = CloseCode.TOO_MANY_CONNECTIONS
+    close_reason = "too many connections"
+    http_status = 429
+    kind = "too_many_connections"
+
+
+class OriginRefused(Refused):
+    """The page that opened the socket belongs to another website: HTTP 403 before the upgrade."""
+
+    close_code = CloseCode.FORBIDDEN
+    close_reason = "origin not allowed"
+    http_status = 403
+    kind = "origin"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail, before_upgrade=True)
+
+
+class SignInUnavailable(Refused):
+    """Nobody can tell at the moment whether the credentials are good: the client should come back later."""
+
+    close_code = CloseCode.OVERLOADED
+    close_reason = "try again later"
+    http_status = 503
+    kind = "sign_in_unavailable"
+
+
+class ClientGone(Refused, WebSocketDisconnect):
+    """The client went before it was let in. There is nobody left to tell, and nothing to log."""
+
+    close_code = CloseCode.GOING_AWAY
+    close_reason = "the client has gone"
+    kind = "client_gone"
+
+
+async def accept_offered(websocket: WebSocket) -> None:
+    """Accept a socket, if it is not accepted yet, to close it with a code or to read its first message.
+
+    A browser that offered subprotocols drops a connection that names none of them, and then sees no code: so
+    `antiphon.v1` is named if it is among those offered, else the first. Raises ClientGone.
+    """
+    if websocket.application_state is not WebSocketState.CONNECTING:
+        return
+    offered: list[str] = websocket.scope.get("subprotocols") or []
+    chosen = "antiphon.v1" if "antiphon.v1" in offered else next(iter(offered), None)
+    try:
+        await websocket.accept(subprotocol=chosen)
+    except (OSError, RuntimeError) as error:
+        close_quietly(websocket)
+        raise ClientGone from error
+
+
+def close_quietly(websocket: WebSocket) -> None:
+    """Let Starlette, which closes the socket of a refusal, find nothing wrong with a client that has gone by then.
+
+    Otherwise the server would log a traceback for each, and so as many as somebody likes to cause.
+    """
+    close = websocket.close
+
+    async def quietly(code: int = 1000, reason: str | None = None) -> None:
+        try:
+            await close(code=code, reason=reason)
+        except (OSError, RuntimeError, WebSocketDisconnect):
+            pass
+
+    websocket.close = quietly  # type: ignore[method-assign] # for this one object: Starlette offers no other way
+
+
+# -- authenticators --------------------------------------------------------------------------------------------------
+
+
+class Authenticator(Protocol):
+    """Looks for credentials of one kind."""
+
+    async def authenticate(self, connection: HTTPConnection) -> Identity | None:
+        """Return who it is, or None when there are no credentials of this kind.
+
+        Raises NotSignedIn when there are some and they are bad, and SignInUnavailable when nobody can tell now.
+        """
+        ...
+
+
+@runtime_checkable
+class Rechecking(Protocol):
+    """An authenticator that can also tell later whether an identity still holds: the truth is in the database."""
+
+    async def is_valid(self, identity: Identity) -> bool:
+        """Whether it still holds. Asked about every identity of a socket, whichever authenticator it came from."""
+        ...
+
+
+Verify: TypeAlias = Callable[[str], Awaitable[Identity | None] | Identity | None]
+"""Tells whose token it is; None for one that is not valid (any more). A coroutine function, or a quick plain one.
+
+It is asked only about printable ASCII without spaces, of at most 8,192 characters; anything else is not valid.
+"""
+
+
+async def _ask(verify: Verify, token: str) -> Identity:
+    """The identity of a token. Raises NotSignedIn; what could never be a token does not get to `verify`."""
+    if len(token) > _TOKEN_CHARACTERS or not _token.fullmatch(token):
+        raise NotSignedIn("the credentials hold characters that no token has, or are too long")
+    answer = verify(token)
+    identity = await answer if inspect.isawaitable(answer) else answer
+    if identity is None:
+        raise NotSignedIn("the credentials are not valid")
+    if not isinstance(identity, Identity):
+        raise ConfigurationError(
+            f"{getattr(verify, '__qualname__', verify)!s} returned {type(identity).__name__}: "
+            "return an Identity, or None for a token that is not valid"
+        )
+    return identity
+
+
+class CookieSession:
+    """Sign-in by a session cookie: the cookie `name`, whose value `lookup` finds in the application's session store.
+
+    The same cookie that the application's pages use, read as Starlette reads it; its value must be random (128 bits or
+    more) or signed. `lookup` is asked again at every re-check (with `rechecks=False` it is not), so that a session that
+    was ended in the database ends its sockets with code 4502.
+    """
+
+    def __init__(self, name: str, lookup: Verify, *, rechecks: bool = True) -> None:
+        if not name or not isinstance(name, str):
+            raise ConfigurationError(f"CookieSession({name!r}): name the cookie that holds the session")
+        self.name = name
+        self._lookup = lookup
+        self._rechecks = rechecks
+
+    async def authenticate(self, connection: HTTPConnection) -> Identity | None:
+        """The session's identity; None without the cookie, or with an empty one. Raises NotSignedIn."""
+        token = connection.cookies.get(self.name)
+        return await self._proved(token) if token else None
+
+    async def _proved(self, token: str) -> Identity:
+        identity = await _ask(self._lookup, token)
+
+        async def again() -> Identity:
+            try:
+                return await self._proved(token)
+            except NotSignedIn as error:
+                raise Revoked("the session is not valid any more") from error
+
+        return identity._proved_by(again if self._rechecks else None)
+
+
+class BearerToken:
+    """Sign-in by `Authorization: Bearer …`, for programs; a browser cannot send that header on a WebSocket.
+
+    `verify` is asked again at every re-check (with `rechecks=False` it is not); a token that is not valid any more then
+    ends the socket with code 4004, which asks the client to come back with a new one.
+    """
+
+    def __init__(self, verify: Verify, *, rechecks: bool = True) -> None:
+        self._verify = verify
+        self._rechecks = rechecks
+
+    async def authenticate(self, connection: HTTPConnection) -> Identity | None:
+        """The token's identity; None without a bearer header. Raises NotSignedIn, also for more than one header."""
+        headers = connection.headers.getlist("authorization")
+        matches = [match for header in headers if (match := _bearer.fullmatch(header.strip()))]
+        if not matches:
+            return None
+        if len(headers) > 1:
+            raise NotSignedIn("there is more than one Authorization header")
+        return await self._proved(matches[0][1] or "")
+
+    async def _proved(self, token: str) -> Identity:
+        identity = await _ask(self._verify, token)
+
+        async def again() -> Identity:
+            try:
+                return await self._proved(token)
+            except NotSignedIn as error:
+                raise SessionExpired("the token is not valid any more") from error
+
+        return identity._proved_by(again if self._rechecks else None)
+
+
+class FirstMessage:
+    """Sign-in by the first message on the socket, `{"type":"auth","token":"…"}`, for clients that can send no header.
+
+    Accepts the socket itself. It has to be the last authenticator, since it refuses a client whose first message is
+    anything else, larger than `limit_bytes`, or not complete within `timeout_s` seconds. The token is not asked about
+    again at re-checks; give the identity an `expires_at_s`, or another authenticator that is `Rechecking`.
+    """
+
+    def __init__(self, verify: Verify, *, timeout_s: float = 5.0, limit_bytes: int = 16 * 1024) -> None:
+        if not timeout_s > 0 or not limit_bytes > 0:
+            raise ConfigurationError("FirstMessage: timeout_s and limit_bytes must be above 0")
+        self._verify = verify
+        self.timeout_s = timeout_s
+        self.limit_bytes = limit_bytes
+
+    async def authenticate(self, connection: HTTPConnection) -> Identity | None:
+        """The identity of the first message's token; None for a plain request, which has no messages.
+
+        Raises NotSignedIn, and ClientGone when there is nobody any more.
+        """
+        if not isinstance(connection, WebSocket):
+            return None
+        await accept_offered(connection)
+        token = await read_first_message(connection, timeout_s=self.timeout_s, limit_bytes=self.limit_bytes)
+        return (await _ask(self._verify, token))._proved_by(None)
+
+
+async def read_first_message(websocket: WebSocket, *, timeout_s: float, limit_bytes: int) -> str:
+    """Return the token of `{"type":"auth","token":"…"}`, which must be the first message of an accepted socket.
+
+    Raises NotSignedIn when it is anything else, has more than `limit_bytes`, or is not there completely after
+    `timeout_s` seconds; ClientGone when the client goes. How much of a message is held until it is complete is the
+    server's limit, as `uvicorn --ws-max-size`.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            event = await websocket.receive()
+    except TimeoutError as error:
+        raise NotSignedIn(f"no first message within {timeout_s:g} s") from error
+    if event["type"] == "websocket.disconnect":
+        close_quietly(websocket)
+        raise ClientGone
+    text, binary = event.get("text"), event.get("bytes")
+    if len(text or binary or b"") > limit_bytes:
+        raise NotSignedIn(f"the first message has more than {limit_bytes} bytes")
+    try:
+        content = text.encode() if text is not None else bytes(binary or b"")
+        # A character of text may be four bytes.
+        message = codec.decode(content) if len(content) <= limit_bytes else None
+    except (EnvelopeError, UnicodeEncodeError) as error:
+        raise NotSignedIn("the first message is not JSON") from error
+    if not isinstance(message, dict) or message.get("type") != "auth" or not isinstance(message.get("token"), str):
+        raise NotSignedIn('the first message is not {"type":"auth","token":"…"}')
+    return str(message["token"])

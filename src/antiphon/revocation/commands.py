@@ -1,0 +1,166 @@
+"""`disconnect_user` and `disconnect_session`: here at once, and through the census on all other replicas."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from antiphon.auth import Identity, Revoked
+from antiphon.errors import ConfigurationError
+from antiphon.hub import Hub
+from antiphon.presence import Answerer, Answers
+from antiphon.revocation.ending import End, RevocationCounters, identity_of
+from antiphon.topics import check_user_id
+
+__all__ = ["Disconnected", "Entrant", "Revocations"]
+
+_ABOUT: Final = "revoke"
+_EXCEPTIONS: Final = 1_000
+_SESSION_CHARACTERS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """What became of a revocation."""
+
+    connections: int
+    """Sockets that were cut, on all replicas that answered."""
+    replicas: int
+    """Replicas that answered, this one included."""
+    complete: bool
+    """Whether every replica has done it. If not (the broker is away, or one did not answer in time), the others find
+    out at their next re-check.
+    """
+
+
+class Asking(Protocol):
+    """What revocations need of the census."""
+
+    def add(self, channel: str, answerer: Answerer, *, about: str) -> None: ...
+    def discard(self, channel: str, answerer: Answerer, *, about: str) -> None: ...
+    async def ask(self, channel: str, question: Mapping[str, object], *, timeout_s: float, about: str) -> Answers: ...
+
+
+class Entrant:
+    """Somebody who is being connected: not in the hub yet, and already within the reach of revocations."""
+
+    __slots__ = ("identity", "revoked", "user_id")
+
+    def __init__(self, user_id: str | None, identity: Identity | None) -> None:
+        self.user_id = user_id
+        self.identity = identity
+        self.revoked = False
+
+
+class Revocations:
+    """Cuts the sockets of a user or a session, on this replica and through the census on all others."""
+
+    def __init__(self, hub: Hub, census: Asking, *, end: End, counters: RevocationCounters | None = None) -> None:
+        self.counters = counters if counters is not None else RevocationCounters()
+        self._hub = hub
+        self._census = census
+        self._end = end
+        self._entrants: set[Entrant] = set()
+        census.add(hub.channel, self._answer, about=_ABOUT)
+
+    def close(self) -> None:
+        """Answer no more. Idempotent."""
+        self._census.discard(self._hub.channel, self._answer, about=_ABOUT)
+
+    async def disconnect_user(
+        self, user_id: str, *, except_: Collection[str] = (), timeout_s: float = 1.0
+    ) -> Disconnected:
+        """End all sockets of a user, on all replicas, but those of the sessions or connections named in `except_`.
+
+        They are closed with code 4502, which tells clients not to come back. Change the database first: whoever
+        connects at this moment is asked about there once more, so that nobody slips through.
+
+        On this replica it is done when the first await returns; on the others when they have answered, or, where the
+        result is not `complete`, at their next re-check. A replica that has answered delivers nothing more to them.
+        Never raises because the broker is away. Raises InvalidUserId and ConfigurationError.
+        """
+        return await self._disconnect({"user": check_user_id(user_id)}, except_, timeout_s)
+
+    async def disconnect_session(
+        self, session_id: str, *, except_: Collection[str] = (), timeout_s: float = 1.0
+    ) -> Disconnected:
+        """End all sockets of a session, known by `Identity.session_id`. As `disconnect_user` in everything else."""
+        session: object = session_id
+        if not isinstance(session, str) or not 0 < len(session) <= _SESSION_CHARACTERS:
+            raise ConfigurationError("session_id is the session_id of an Identity: a text of at most 1,000 characters")
+        return await self._disconnect({"session": session}, except_, timeout_s)
+
+    async def _disconnect(self, whom: Mapping[str, object], except_: Collection[str], timeout_s: float) -> Disconnected:
+        question = {**whom, "except": _checked_exceptions(except_)}
+        # Here at once, whatever the broker does; all others, and other managers of the channel here, by the census.
+        here = self._cut(question)
+        answers = await self._census.ask(self._hub.channel, question, timeout_s=timeout_s, about=_ABOUT)
+        cut = [answer.get("cut") for answer in answers.data]
+        # An earlier release answers something else, and has cut nobody.
+        known = [number for number in cut if type(number) is int and number >= 0]
+        complete = answers.complete and len(known) == len(cut)
+        return Disconnected(here + sum(known), answers.replicas, complete)
+
+    def _answer(self, question: Mapping[str, object]) -> Mapping[str, object]:
+        return {"cut": self._cut(question)}
+
+    def _cut(self, question: Mapping[str, object]) -> int:
+        """Cut whom the question names. Nothing of it awaits, so nothing is delivered in between."""
+        excepted = question.get("except")
+        spared = {item for item in excepted if isinstance(item, str)} if isinstance(excepted, list) else set()
+        user, session = question.get("user"), question.get("session")
+        for entrant in self._entrants:
+            if _is_meant(entrant.user_id, entrant.identity, user, session, spared):
+                entrant.revoked = True
+        candidates = self._hub.of_user(user) if isinstance(user, str) else self._hub.connections()
+        cut = 0
+        for connection in candidates:
+            if connection.id in spared:
+                continue
+            if _is_meant(connection.user_id, identity_of(connection), user, session, spared):
+                self._end(connection, Revoked())
+                cut += 1
+        self.counters.revoked += cut
+        return cut
+
+    @contextlib.contextmanager
+    def entering(self, user_id: str | None, identity: Identity | None) -> Iterator[Entrant]:
+        """Registered first: from here on a revocation reaches this client, though it hears nothing yet.
+
+        Within it, ask the application once more (`Rechecks.confirm`), then call `check`, and put the connection into
+        the hub without another await.
+        """
+        entrant = Entrant(user_id, identity)
+        self._entrants.add(entrant)
+        try:
+            yield entrant
+        finally:
+            self._entrants.discard(entrant)
+
+    def check(self, entrant: Entrant) -> None:
+        """Raise Revoked for a client that was revoked while it connected."""
+        if entrant.revoked:
+            self.counters.entering += 1
+            raise Revoked("revoked while it connected")
+
+
+def _is_meant(
+    user_id: str | None, identity: Identity | None, user: object, session: object, spared: Collection[str]
+) -> bool:
+    session_id = None if identity is None else identity.session_id
+    if session_id is not None and session_id in spared:
+        return False
+    if isinstance(user, str):
+        return user_id == user
+    return isinstance(session, str) and session_id == session
+
+
+def _checked_exceptions(except_: Collection[str]) -> list[str]:
+    items = [except_] if isinstance(except_, str) else list(except_)
+    if not all(isinstance(item, str) for item in items):
+        raise ConfigurationError("except_ holds session ids or connection ids, which are texts")
+    if len(items) > _EXCEPTIONS:
+        raise ConfigurationError(f"except_ has {len(items)} entries, the limit is {_EXCEPTIONS:,}")
+    return items
