@@ -17,7 +17,7 @@ from fastapi import FastAPI, WebSocket
 from starlette.testclient import TestClient
 
 import antiphon
-from antiphon import CloseCode, LinkStats, ManagerStats, Reason, State, WebSocketManager
+from antiphon import LinkStats, ManagerStats, Reason, State, WebSocketManager
 from antiphon.cli.commands import app as command_line
 from antiphon.cli.exits import Exit
 from antiphon.dev.broker_server import BrokerServer
@@ -226,17 +226,6 @@ def test_states_table_is_complete() -> None:
 
 def test_reasons_table_is_complete() -> None:
     assert set(names(section(OPERATION, "## Reasons"))) == values_of(Reason)
-
-
-def test_close_codes_table_is_complete() -> None:
-    table = {int(row[0]): CODE.findall(row[1])[0] for row in rows(section(WIRE, "## Close codes"))}
-    assert table == {code.value: code.name for code in CloseCode}
-
-
-def test_close_codes_table_tells_who_comes_back() -> None:
-    for code in (code for code in CloseCode if code.value < 4000):
-        (row,) = [row for row in rows(section(WIRE, "## Close codes")) if row[0] == str(code.value)]
-        assert ("come back" in row[2]) is code.client_returns, row
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,13 @@ from starlette.websockets import WebSocketDisconnect
 import antiphon.auth
 import antiphon.tickets
 from antiphon.auth import ClientGone, Refused
+from antiphon.identity import Identity
 from antiphon.origins import OriginRule
 from antiphon.redaction import mask
 from antiphon.security import Security
 from tests.test_docs import CODE, ROOT, block, blocks, no_environment, rows, section
+from tests.unit.browsers import Browser
+from tests.unit.browsers import until as settle_until
 
 PAGE = ROOT / "docs/security.md"
 
@@ -39,8 +42,8 @@ def refusal_of(client: TestClient, path: str, **headers: str) -> int:
 
 
 def test_every_block_of_the_page_is_run_here() -> None:
-    marks = ['channel="chat"', 'channel="reports"', 'channel="events"']
-    assert [sum(mark in body for mark in marks) for body in blocks(PAGE, "python")] == [1, 1, 1]
+    marks = ['channel="chat"', 'channel="reports"', 'channel="events"', 'channel="inbox"']
+    assert [sum(mark in body for mark in marks) for body in blocks(PAGE, "python")] == [1, 1, 1, 1]
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -76,6 +79,18 @@ def test_the_recipe_with_tokens_lets_programs_in() -> None:
             until(lambda: namespace["manager"].is_user_connected("nightly-report"))
         assert refusal_of(client, "/ws", authorization="Bearer another") == 4501
         assert refusal_of(client, "/ws?token=a-long-random-token") == 4501
+
+
+async def test_the_recipe_for_the_end_of_a_session_cuts_its_sockets() -> None:
+    namespace = run_block('channel="inbox"')
+    manager = namespace["manager"]
+    sockets = {session: Browser() for session in ("a", "b", "c")}
+    for session, browser in sockets.items():
+        await manager.connect(browser.websocket, identity=Identity(user_id="42", session_id=session))
+    assert await namespace["password_changed"](Identity(user_id="42", session_id="a")) == 2
+    assert await namespace["signed_out"]("a")
+    await settle_until(lambda: [browser.close_code for browser in sockets.values()] == [4502] * 3)
+    await manager.close()
 
 
 def test_the_recipe_with_topics_asks_who_may_hear_them() -> None:

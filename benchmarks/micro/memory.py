@@ -15,6 +15,7 @@ from antiphon.transports.base import SendLimits
 from antiphon.transports.sockets import SocketTransport
 from benchmarks.micro.audience import Audience, audience, publication
 from benchmarks.micro.counting import peak_bytes
+from benchmarks.micro.protocol import Wire, server
 
 SMALL, LARGE, MORE = 40, 160, 64
 
@@ -61,6 +62,17 @@ async def an_idle_connection() -> float:
         return result[1] / MORE
 
 
+async def an_adopted_client() -> float:
+    """What the protocol keeps for one client whose socket the library reads, beside the event loop's own, in bytes."""
+    async with server() as made:
+        wires = [Wire() for _ in range(MORE)]
+        with peak_bytes() as result:
+            protocols = [made.begin(wire) for wire in wires]
+            await made.settled()
+        assert len(protocols) == MORE
+        return result[1] / MORE
+
+
 def _ignore(reason: str) -> None:
     """A client has gone."""
 
@@ -72,6 +84,7 @@ async def measure() -> dict[str, float]:
         "a delivery, for each connection": (large - small) / (LARGE - SMALL),
         "left behind": await left_after_deliveries(),
         "an idle connection": await an_idle_connection(),
+        "an adopted client": await an_adopted_client(),
     }
 
 

@@ -39,3 +39,7 @@ def test_deliveries_leave_nothing_behind(figures: dict[str, float]) -> None:
 
 def test_an_idle_connection_takes_little_memory(figures: dict[str, float]) -> None:
     assert 0 < figures["an idle connection"] <= 1024
+
+
+def test_a_client_that_the_library_reads_takes_little_memory(figures: dict[str, float]) -> None:
+    assert 0 < figures["an adopted client"] < 900

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import get_ident
 
 from antiphon import relays
 from antiphon.brokers.base import Broker
+from antiphon.brokers.store import Store
 from antiphon.codes import Reason
 from antiphon.hub import Hub
 from antiphon.ledger import Outcome
+from antiphon.loop_lag import LoopLag
 from antiphon.outbox import OutboxLimits
 from antiphon.presence import ClusterCounts, count_distinct, sketch
 from antiphon.publication import Publication, frame_of, numbers
@@ -20,8 +22,11 @@ from antiphon.relays import LocalRelay
 from antiphon.settings import Timings
 from antiphon.topics import check_topic, route_of
 from antiphon.transports.choice import Lanes
+from antiphon.wire.signing import Signer
 
 __all__ = ["Attachment"]
+
+_POLL_S = 0.02
 
 _NO_BROKER = Reason.NO_BROKER
 _tuple = tuple.__new__
@@ -31,21 +36,36 @@ class Attachment:
     """Made on the running loop, at the manager's first use there; `close` gives everything back."""
 
     def __init__(
-        self, hub: Hub, *, broker: Broker | None, key: object, timings: Timings, outbox_limits: OutboxLimits
+        self,
+        hub: Hub,
+        *,
+        broker: Broker | None,
+        key: object,
+        timings: Timings,
+        outbox_limits: OutboxLimits,
+        signer: Signer | None = None,
+        store_for: Callable[[], Store] | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self._thread = get_ident()
         self.lanes = Lanes()
+        self.lag = LoopLag.acquire()
         self._hub = hub
-        self._shared = relays.acquire(broker, key=key, timings=timings, outbox_limits=outbox_limits)
+        self._shared = relays.acquire(
+            broker, key=key, timings=timings, outbox_limits=outbox_limits, signer=signer, store_for=store_for
+        )
         self.relay = self._shared.relay
         self.relay.add_room(self.lanes.room)
-        self._census = self._shared.census
-        self._census.add(hub.channel, self._answer)
+        self.census = self._shared.census
+        self.census.add(hub.channel, self._answer)
         self._local = self.relay if isinstance(self.relay, LocalRelay) else None
         self._here: Sequence[Hub] = self._local.join(hub) if self._local is not None else ()
         """The hubs of this channel here, where there is no broker."""
         self._prefix = f"{self.relay.replica}-"
+        self.store = self._shared.store
+        """What replicas share beside messages; None where there is no Redis."""
+        self.on_gone: Callable[[str], None] | None = None
+        """Told the id of each connection that has gone."""
         self._heard: Counter[str | None] = Counter()
         self._pending: set[asyncio.Future[Outcome]] = set()
 
@@ -87,14 +107,18 @@ class Attachment:
             return None
         if topic is not None and type(topic) is not str:
             topic = check_topic(topic)
-        connections = hub.deliver_to_all(frame_of(message, limit_bytes=limit_bytes), topic)
+        frame = frame_of(message, limit_bytes=limit_bytes)
+        id = f"{self._prefix}{next(numbers)}"
+        if self.lanes.speak_v1:
+            frame.about = (id, topic)
+        connections = hub.deliver_to_all(frame, topic)
         if not connections and topic is not None:
             check_topic(topic)  # what somebody hears is a topic
         counters = hub.counters
         counters.published += 1
         counters.published_local += 1
         # Not by the class's constructor, which is a function in Python.
-        return _tuple(Receipt, (f"{self._prefix}{next(numbers)}", "local", None, connections, False, _NO_BROKER))
+        return _tuple(Receipt, (id, "local", None, connections, False, _NO_BROKER))
 
     async def publish(self, publication: Publication, *, fail: bool, keep: bool) -> Outcome:
         """Publish and wait for the outcome. Cancelling the caller takes nothing back."""
@@ -138,7 +162,7 @@ class Attachment:
 
     async def counts(self, *, timeout_s: float) -> ClusterCounts:
         """Ask all replicas how many are connected."""
-        answers = await self._census.ask(self._hub.channel, {}, timeout_s=timeout_s)
+        answers = await self.census.ask(self._hub.channel, {}, timeout_s=timeout_s)
         connections, sketches = 0, []
         for answer in answers.data:
             found, hashes = answer.get("connections"), answer.get("sketch")
@@ -150,7 +174,7 @@ class Attachment:
         """Ask all replicas whether a user is there."""
         if self._hub.has_user(user_id):
             return True
-        answers = await self._census.ask(self._hub.channel, {"user_id": user_id}, timeout_s=timeout_s, enough=_is_here)
+        answers = await self.census.ask(self._hub.channel, {"user_id": user_id}, timeout_s=timeout_s, enough=_is_here)
         return any(map(_is_here, answers.data))
 
     # -- the end -------------------------------------------------------------------------------------------------
@@ -162,17 +186,28 @@ class Attachment:
         if self._pending and self._shared.holders == 1:
             await relays.retire(self._shared)
 
+    async def settle(self, *, limit_s: float) -> bool:
+        """Wait until all frames have left and the outbox is empty; False when that takes longer."""
+        deadline = self.loop.time() + limit_s
+        sent = await self.lanes.drain(limit_s=limit_s)
+        while (link := self.relay.stats()) is not None and link.outbox_messages:
+            if self.loop.time() >= deadline:
+                return False
+            await asyncio.sleep(_POLL_S)
+        return sent
+
     async def close(self) -> None:
         """Give everything back. The relay ends with its last manager."""
         for topic in list(self._heard):
             self.relay.unlisten(self._hub.channel, topic, self._hub.deliver)
         self._heard.clear()
-        self._census.discard(self._hub.channel, self._answer)
+        self.census.discard(self._hub.channel, self._answer)
         self.relay.discard_room(self.lanes.room)
         if self._local is not None:
             self._local.leave(self._hub)
         await relays.release(self._shared)
         self.lanes.close()
+        self.lag.release()
 
 
 def _is_here(answer: Mapping[str, object]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from antiphon.identity import Identity
 from antiphon.transports.base import Transport
 
 __all__ = ["Connection"]
@@ -21,8 +22,7 @@ class Connection:
         """The user that the application named, or None."""
         self._transport = transport
         self._topics: set[str] | None = None
-        self._identity: object | None = None
-        """Who it is, where users sign in through the library: an `auth.Identity`."""
+        self._identity: Identity | None = None
         self._home: object | None = None
         """The manager's attachment to the event loop that the connection is on."""
         self._socket: object | None = None
@@ -32,6 +32,11 @@ class Connection:
     def topics(self) -> frozenset[str]:
         """The topics that the socket hears beside the channel itself."""
         return frozenset(self._topics or ())
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who it is, as of the last re-check; None where the application names the users itself, and for guests."""
+        return self._identity
 
     @property
     def queued_bytes(self) -> int:

@@ -219,6 +219,7 @@ class Hub:
             connection._transport.send(frame)
             count += 1
         self.counters.delivered += count
+        self.counters.sent_bytes += count * frame.size
         return count
 
     def deliver_to_all(self, frame: Frame, topic: str | None) -> int:
@@ -235,12 +236,14 @@ class Hub:
             if type(heard) is Connection:
                 heard._transport.send(frame)
                 self.counters.delivered += 1
+                self.counters.sent_bytes += frame.size
                 return 1
             assert isinstance(heard, Audience)
             groups, count = heard.groups, len(heard.members)
         for group in groups.values():
             group.deliver(frame)
         self.counters.delivered += count
+        self.counters.sent_bytes += count * frame.size
         return count
 
     def _chosen(self, envelope: Envelope, members: Collection[Connection]) -> Iterator[Connection]:
@@ -285,4 +288,5 @@ class Hub:
             return False
         connection._transport.send(frame)
         self.counters.delivered += 1
+        self.counters.sent_bytes += frame.size
         return True

@@ -15,7 +15,7 @@ from antiphon.errors import PublishFailed
 from antiphon.outbox import Outbox, OutboxLimits
 from antiphon.publication import Publication
 from antiphon.stats import LinkCounters
-from antiphon.wire import envelope as envelopes
+from antiphon.wire.signing import Signer, seal
 
 __all__ = ["Attempt", "Ledger", "Outcome", "Queued"]
 
@@ -53,9 +53,11 @@ class Attempt:
         "since",
     )
 
-    def __init__(self, publication: Publication, *, fail: bool, keep: bool, since: float) -> None:
+    def __init__(
+        self, publication: Publication, *, fail: bool, keep: bool, since: float, signer: Signer | None = None
+    ) -> None:
         self.publication = publication
-        self.payload = envelopes.encode(publication.envelope)
+        self.payload = seal(signer, publication.route, publication.envelope)
         self.fail = fail
         """Raise instead of delivering here when the broker does not take it."""
         self.keep = keep
@@ -87,10 +89,10 @@ class Queued:
     publication: Publication
     since: float
 
-    def payload(self, *, now: float) -> bytes:
-        """The envelope for sending it again: it says how old it is."""
+    def payload(self, *, now: float, signer: Signer | None = None) -> bytes:
+        """The envelope for sending it again: it says how old it is, and is signed anew."""
         age_ms = max(0, round((now - self.since) * 1000))
-        return envelopes.encode(replace(self.publication.envelope, retry_age_ms=age_ms))
+        return seal(signer, self.publication.route, replace(self.publication.envelope, retry_age_ms=age_ms))
 
 
 class Ledger:

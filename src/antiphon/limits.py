@@ -20,6 +20,8 @@ class Limits:
     """Bytes of one encoded message; a larger one raises MessageTooLarge and goes nowhere."""
     topics_per_connection: int = 128
     """Topics that one connection may listen to."""
+    connections_per_user: int | None = 64
+    """Sockets of one user id, on all replicas together; None: no limit. Sockets without a user id do not count."""
     frame_bytes: int = 64 * 1024
     """Bytes of one message from a client; a larger one ends its connection with 1009."""
     frame_depth: int = 64
@@ -44,6 +46,8 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if value is None and field.name == "connections_per_user":
+                continue
             if type(value) is not int or value < 1:
                 raise ConfigurationError(f"Limits.{field.name} must be an int of at least 1, not {value!r}")
 

@@ -9,21 +9,22 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
 from antiphon.brokers.base import Broker, Listening, Message, Pong, Publishing, Subscribed
-from antiphon.codes import Reason
+from antiphon.codes import Reason, State
 from antiphon.errors import BrokerError, BrokerRefused, BrokerTimeout, BrokerUnavailable
+from antiphon.health.history import SAMPLE_MASK, LinkHistory
 from antiphon.ledger import Attempt, Ledger
 from antiphon.routes import Routes
 from antiphon.settings import Timings
 from antiphon.stats import LinkCounters
 from antiphon.topics import CONTROL_ROUTE, replica_route
 from antiphon.wire import codec
-from antiphon.wire import envelope as envelopes
 from antiphon.wire.envelope import Envelope
+from antiphon.wire.signing import Signer, seal
 
 __all__ = ["Clock", "Link"]
 
@@ -89,6 +90,8 @@ class Link:
         on_control: Callable[[Envelope], None],
         on_peer: Callable[[str], bool],
         room: Callable[[], Awaitable[None]],
+        signer: Signer | None = None,
+        history: LinkHistory | None = None,
     ) -> None:
         self._broker = broker
         self._replica = replica
@@ -100,6 +103,10 @@ class Link:
         self._on_control = on_control
         self._on_peer = on_peer
         self._room = room
+        self._history = history if history is not None else LinkHistory(State.DEGRADED)
+        self.heard_at = clock.now()
+        """When the broker last gave a sign of life."""
+        self._signer = signer
         self._listening: Listening | None = None
         self._publishing: Publishing | None = None
         self._control_routes = (CONTROL_ROUTE, replica_route(replica))
@@ -129,8 +136,8 @@ class Link:
     async def dial(self) -> None:
         """Connect both ways. Raises BrokerError."""
         self._counters.dials += 1
-        listening = asyncio.create_task(self._in_time(self._broker.open_listening()))
-        publishing = asyncio.create_task(self._in_time(self._broker.open_publishing()))
+        listening = asyncio.create_task(self._in_time(self._broker.open_listening))
+        publishing = asyncio.create_task(self._in_time(self._broker.open_publishing))
         try:
             self._listening, self._publishing = await asyncio.gather(listening, publishing)
         except BaseException:
@@ -141,10 +148,10 @@ class Link:
                     await opened.close()
             raise
 
-    async def _in_time(self, opening: Coroutine[object, object, _Opened]) -> _Opened:
+    async def _in_time(self, open_one: Callable[[], Awaitable[_Opened]]) -> _Opened:
         try:
             async with asyncio.timeout(self._timings.connect_s):
-                return await opening
+                return await open_one()
         except TimeoutError as error:
             text = f"{self._broker.address} did not answer within {self._timings.connect_s:g} s: {_SILENT}"
             raise BrokerUnavailable(text, reason=Reason.TIMEOUT) from error
@@ -198,7 +205,9 @@ class Link:
         listening = self._listening
         assert listening is not None
         while True:
-            for event in await listening.receive():
+            events = await listening.receive()
+            self.heard_at = self._clock.now()
+            for event in events:
                 if isinstance(event, Message):
                     self._on_message(event)
                 elif isinstance(event, Subscribed):
@@ -221,7 +230,7 @@ class Link:
         self._news.set()
 
     def _on_message(self, message: Message) -> None:
-        envelope = self._routes.read(message.payload)
+        envelope = self._routes.read(message.route, message.payload)
         if envelope is None:
             return
         if message.route in self._control_routes:
@@ -243,9 +252,14 @@ class Link:
             attempt = self._ledger.find(envelope.id)
         if attempt is None:
             self._routes.arrived(message.route, envelope)
+            # What was sent again tells how long the outage was, not how quick the way is.
+            if not self._counters.received & SAMPLE_MASK and envelope.at_ms and envelope.retry_age_ms is None:
+                self._history.delivered(envelope.at_ms)
             return
         self._ledger.echo(attempt)
         attempt.connections += self._routes.arrived(message.route, envelope)
+        if not self._counters.received & SAMPLE_MASK:
+            self._history.own.observe(self._clock.now() - attempt.since)
         if attempt.replicas is not None:
             self._ledger.confirm(attempt, now=self._clock.now())
 
@@ -263,7 +277,7 @@ class Link:
     def tell(self, route: str, envelope: Envelope) -> asyncio.Future[int]:
         """Publish a control message. The future ends with the number of receivers, or with a BrokerError."""
         assert self._publishing is not None
-        reply = asyncio.ensure_future(self._publishing.publish(route, envelopes.encode(envelope)))
+        reply = asyncio.ensure_future(self._publishing.publish(route, seal(self._signer, route, envelope)))
         reply.add_done_callback(_look)
         return reply
 
@@ -286,7 +300,11 @@ class Link:
             else:
                 self._ledger.refuse(attempt, error.reason, now=self._clock.now())
         elif publishing is self._publishing and self.live:
-            self._mend.set()
+            self._begin_mending()
+
+    def _begin_mending(self) -> None:
+        self._mend.set()
+        self._history.enter(State.SUSPECT)
 
     async def _mend_publishing(self) -> None:
         """Make the publishing connection anew when it alone was lost, and send again, under the same ids, what has
@@ -299,7 +317,7 @@ class Link:
             since = self._clock.now()
             while True:
                 try:
-                    self._publishing = await self._in_time(self._broker.open_publishing())
+                    self._publishing = await self._in_time(self._broker.open_publishing)
                     break
                 except BrokerRefused:
                     raise
@@ -309,6 +327,8 @@ class Link:
                     await asyncio.sleep(self._timings.backoff_first_s)
             self._counters.publisher_redials += 1
             self._mend.clear()
+            if self.live:
+                self._history.enter(State.UP)
             for attempt in list(self._ledger):
                 if attempt.replicas is None:
                     self.send(attempt)
@@ -382,7 +402,10 @@ class Link:
                 return
             assert self._publishing is not None
             publish = self._publishing.publish
-            replies = [asyncio.ensure_future(publish(item.publication.route, item.payload(now=now))) for item in batch]
+            replies = [
+                asyncio.ensure_future(publish(item.publication.route, item.payload(now=now, signer=self._signer)))
+                for item in batch
+            ]
             for reply in replies:
                 reply.add_done_callback(_look)
             await asyncio.wait(replies, timeout=self._timings.command_s)
@@ -420,7 +443,7 @@ class Link:
             if gone and self._listening is not None:
                 self._listening.unsubscribe(gone)
             if self.live and self._publishing is not None and self._publishing.lost:
-                self._mend.set()
+                self._begin_mending()
             await self._clock.tick(timings.ping_every_s / 4)
 
     def _ping(self, now: float) -> None:

@@ -5,35 +5,51 @@ from __future__ import annotations
 import asyncio
 import inspect
 import weakref
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from typing import Literal
 
 from starlette.websockets import WebSocket
 
+from antiphon.admission import Admission
 from antiphon.attachment import Attachment
+from antiphon.auth import Forbidden
 from antiphon.brokers.base import Broker
 from antiphon.codes import CloseCode, Reason, State
 from antiphon.connection import Connection
+from antiphon.conversation import Actions, ClientPublishing, Conversations, Heartbeat, InboundCounters, OnMessage
 from antiphon.errors import ConfigurationError, ManagerClosed, UsageError, WrongEventLoop
+from antiphon.health.gate import gate_is_open
+from antiphon.health.status import Health, health_of
+from antiphon.health.vitals import Vitals
 from antiphon.hub import Hub, MessageFilter
+from antiphon.identity import Identity
 from antiphon.journal import Journal
 from antiphon.limits import Limits
 from antiphon.options import read_options
 from antiphon.outbox import OutboxLimits
 from antiphon.presence import ClusterCounts
 from antiphon.publication import frame_of, new_publication
+from antiphon.quotas import QuotaTimings
 from antiphon.receipt import OutagePolicy, Receipt, check_outage
+from antiphon.revocation import Disconnected, RevocationCounters, Revocations
 from antiphon.roster import Roster
-from antiphon.session import OnClose, OnMessage, Sessions
+from antiphon.security import Security
+from antiphon.session import OnClose, Sessions
 from antiphon.settings import Timings
 from antiphon.stats import ManagerStats
 from antiphon.topics import check_channel, check_topic, check_user_id
 from antiphon.transports.base import SendLimits
+from antiphon.wire import protocol
 
 __all__ = ["OutagePolicy", "Receipt", "WebSocketManager", "managers_here"]
 
 _CENSUS_S = 1.0
 _managers: weakref.WeakSet[WebSocketManager] = weakref.WeakSet()
+
+
+on_first_use: list[Callable[[], object]] = []
+"""Called when a manager begins to work on an event loop."""
 
 
 def managers_here() -> list[WebSocketManager]:
@@ -56,11 +72,19 @@ class WebSocketManager:
         limits: Bounds on what the application sends and clients ask for.
         send_limits: How much may wait for one client before it is cut off.
         outbox_limits: How much is kept for the other replicas while the broker is away.
-        timings: Deadlines of the broker link. Managers of one address share a link if these and the outbox limits are
-        equal.
+        timings: Deadlines of the broker link. Managers of one address share a link if these, the outbox limits and the
+            signing keys are equal.
+        security: Who may connect, from where, and what they may hear. By default the application says who it is, and
+            pages of other websites are refused.
+        client_publishing: What clients that speak `antiphon.v1` may publish themselves; nothing by default.
+        signing_keys: Sign what goes through the broker, and believe only what is signed with one of these (at least 32
+            bytes each; the first signs). By default `ANTIPHON_SIGNING_KEYS` of the environment; without, nothing is.
+        accept_unsigned: Deliver messages of programs that do not sign all the same, but no control messages.
+        require_tls: Refuse addresses without verified TLS; by default as `ANTIPHON_REQUIRE_TLS` says.
+        quota_timings: How connections are counted over all replicas.
 
     Raises:
-        InvalidChannelName, InvalidBrokerURL, ConfigurationError: at once, naming the fix.
+        InvalidChannelName, InvalidBrokerURL, InvalidSigningKey, ConfigurationError: at once, naming the fix.
     """
 
     def __init__(
@@ -74,6 +98,12 @@ class WebSocketManager:
         send_limits: SendLimits | None = None,
         outbox_limits: OutboxLimits | None = None,
         timings: Timings | None = None,
+        security: Security | None = None,
+        client_publishing: ClientPublishing | None = None,
+        signing_keys: str | Iterable[str] | None = None,
+        accept_unsigned: bool = False,
+        require_tls: bool | None = None,
+        quota_timings: QuotaTimings | None = None,
     ) -> None:
         self.channel = check_channel(channel)
         self._options = read_options(
@@ -84,14 +114,25 @@ class WebSocketManager:
             send_limits=send_limits,
             outbox_limits=outbox_limits,
             timings=timings,
+            signing_keys=signing_keys,
+            accept_unsigned=accept_unsigned,
+            require_tls=require_tls,
+            security=security,
+            quota_timings=quota_timings,
         )
-        journal = Journal()
+        journal = self._journal = Journal()
+        self._client_publishing = client_publishing
+        self._inbound = InboundCounters()
+        self._conversations: Conversations | None = None
         self._hub = Hub(self.channel, journal=journal)
         self._roster = Roster(self._hub)
         self._sessions = Sessions(self._hub, journal=journal, forget=self._roster.forget)
         self._attachment: Attachment | None = None
+        self._admission: Admission | None = None
+        self._revocation_counters = RevocationCounters()
         self._closed = False
         self._stopped = False
+        self._refused: Counter[str] = Counter()
         _managers.add(self)
 
     def __repr__(self) -> str:
@@ -104,6 +145,7 @@ class WebSocketManager:
         websocket: WebSocket,
         user_id: str | None = None,
         *,
+        identity: Identity | None = None,
         topics: Iterable[str] = (),
         accept: bool = True,
         subprotocol: str | None = None,
@@ -114,11 +156,36 @@ class WebSocketManager:
         published from then on reaches the socket. A user may hold many sockets. With `accept=False` the application has
         accepted the socket itself.
 
-        Raises InvalidUserId, InvalidTopicName and UsageError before the socket is accepted; whatever the server raises
-        when the client has gone meanwhile.
+        Who it is: `identity`, as a dependency on a `Security` gives it; else whom the authenticators of the manager's
+        own `security` find; else `user_id`, as the application says. Pages of other websites are refused.
+
+        Raises Refused when the client is not let in: Starlette and FastAPI then end its socket with the right code, so
+        an endpoint need not catch it. Raises InvalidUserId, InvalidTopicName and UsageError before the socket is
+        accepted; whatever the server raises when the client has gone meanwhile.
         """
+        if subprotocol == protocol.V1:
+            raise UsageError(f"{protocol.V1} takes more than a connection: call serve(), which speaks it")
+        return await self._connect(
+            websocket, user_id, identity=identity, topics=topics, accept=accept, subprotocol=subprotocol
+        )
+
+    async def _connect(
+        self,
+        websocket: WebSocket,
+        user_id: str | None,
+        *,
+        identity: Identity | None,
+        topics: Iterable[str],
+        accept: bool = True,
+        subprotocol: str | None,
+        v1: bool = False,
+    ) -> Connection:
         if user_id is not None:
             user_id = check_user_id(user_id)
+        if identity is not None and not isinstance(identity, Identity):
+            raise ConfigurationError(f"identity= takes an antiphon.Identity, not {type(identity).__name__}")
+        if identity is not None and user_id is not None and user_id != identity.user_id:
+            raise UsageError(f"user_id={user_id!r} is not the identity's, {identity.user_id!r}: give only one of them")
         if isinstance(topics, str):
             raise ConfigurationError(f"topics={topics!r} is one text: give a list of topics, as in [{topics!r}]")
         wanted = [check_topic(topic) for topic in dict.fromkeys(topics)]
@@ -127,30 +194,14 @@ class WebSocketManager:
             raise UsageError(f"{len(wanted)} topics, the limit of a connection is {limit}")
         if websocket in self._roster:
             raise UsageError("this socket is connected already")
-        attachment = self._attach()
-        if accept:
-            await websocket.accept(subprotocol=subprotocol)
-        routes = [None, *wanted]
-        for route in routes:
-            attachment.listen(route)
-        try:
-            for route in routes:
-                await attachment.heard(route)
-            # From here to the caller's next line nothing awaits: what it sends first is the first that the client gets.
-            return self._add(websocket, user_id, wanted, attachment)
-        except BaseException:
-            for route in routes:
-                attachment.unlisten(route)
-            raise
-
-    def _add(self, websocket: WebSocket, user_id: str | None, topics: list[str], attachment: Attachment) -> Connection:
-        if self._closed:
-            raise ManagerClosed(f"the manager of channel {self.channel!r} was closed while the socket connected")
-        if self._attachment is not attachment:
-            raise UsageError(f"the manager of channel {self.channel!r} was stopped while the socket connected")
-        return self._roster.add(
-            websocket, user_id, topics=topics, attachment=attachment, limits=self._options.send_limits
+        return await self._admitting().enter(
+            websocket, user_id, wanted, identity=identity, accept=accept, subprotocol=subprotocol, v1=v1
         )
+
+    def _admitting(self) -> Admission:
+        self._attach()
+        assert self._admission is not None
+        return self._admission
 
     def disconnect(self, websocket: WebSocket) -> None:
         """Forget a socket; nothing that is published afterwards reaches it. Idempotent; does not close the socket.
@@ -159,21 +210,65 @@ class WebSocketManager:
         """
         self._roster.discard(websocket)
 
+    async def disconnect_user(
+        self, user_id: str, *, except_: Collection[str] = (), timeout_s: float = _CENSUS_S
+    ) -> Disconnected:
+        """End all sockets of a user, on all replicas, but those of the sessions or connections named in `except_`.
+
+        They are closed with code 4502, which tells clients not to come back. Change the database first: whoever
+        connects at this moment is asked about there once more, so that nobody slips through.
+
+        Here they are cut before anything else happens; on the other replicas when the result says so. Where it is not
+        `complete` (the broker is away), they are cut at their next re-check, which needs `Security`. A replica that has
+        answered delivers nothing more to them. Never raises because the broker is away. Raises InvalidUserId and
+        ConfigurationError.
+        """
+        revocations = await self._revocations()
+        return await revocations.disconnect_user(user_id, except_=except_, timeout_s=timeout_s)
+
+    async def disconnect_session(
+        self, session_id: str, *, except_: Collection[str] = (), timeout_s: float = _CENSUS_S
+    ) -> Disconnected:
+        """End all sockets of a session, known by `Identity.session_id`. As `disconnect_user` in everything else."""
+        revocations = await self._revocations()
+        return await revocations.disconnect_session(session_id, except_=except_, timeout_s=timeout_s)
+
+    async def _revocations(self) -> Revocations:
+        revocations = self._admitting().revocations
+        await self._first_dial()
+        return revocations
+
+    def recheck(self) -> None:
+        """Ask the application again, soon, about everybody here and what they hear, as after a change of roles.
+
+        It happens by itself every `Security.recheck_s` and after the broker was away. For this replica alone.
+        """
+        rechecks = self._admitting().rechecks
+        rechecks.start()
+        rechecks.now()
+
     async def serve(
         self,
         websocket: WebSocket,
         user_id: str | None = None,
         *,
+        identity: Identity | None = None,
         topics: Iterable[str] = (),
         subprotocol: str | None = None,
         on_message: OnMessage | None = None,
         on_close: OnClose | None = None,
+        heartbeat: Heartbeat = "none",
     ) -> None:
         """Connect a socket, read it until the client goes, and disconnect it.
 
-        `on_message(connection, message)` gets each message as decoded JSON, one at a time. What is not JSON is answered
-        with an `error` message. A handler that raises is logged and counted, and the connection goes on. Raises what
-        `connect` raises.
+        `on_message(connection, message)` gets each message as decoded JSON, one at a time. What is no JSON object, or
+        comes too fast, is answered with an `error` message; who goes on with it, or sends what is too large, is closed
+        (`Limits`). A handler that raises is logged and counted, and the connection goes on. Raises what `connect`
+        raises.
+
+        A client that offers the subprotocol `antiphon.v1` is spoken to in that protocol, unless `subprotocol` names
+        another; its messages reach `on_message` as those of all others, and may be any JSON. `heartbeat="earlier"`
+        answers `{"type":"ping"}` of all others, and sends `{"type":"heartbeat"}` after 30 s with nothing received.
 
         It returns when nothing is left to do for the endpoint: with the end of the connection, and on the library's own
         uvicorn protocol as soon as the socket is connected, since the socket is read there without a coroutine for each
@@ -181,8 +276,27 @@ class WebSocketManager:
         is called in either case once the connection is no longer counted, and must not block; what it raises is logged
         and counted in `handler_errors`.
         """
-        connection = await self.connect(websocket, user_id, topics=topics, subprotocol=subprotocol)
-        session = self._sessions.open(connection, on_message=on_message, on_close=on_close)
+        refusal = None
+        if subprotocol is None:
+            offered = websocket.scope.get("subprotocols") or ()
+            subprotocol, refusal = protocol.choose_subprotocol(offered, speaks_v1=True)
+        if refusal is not None:
+            await websocket.accept(subprotocol=subprotocol)
+            await websocket.close(int(refusal), "this server speaks antiphon.v1")
+            return
+        v1 = subprotocol == protocol.V1
+        connection = await self._connect(
+            websocket, user_id, identity=identity, topics=topics, subprotocol=subprotocol, v1=v1
+        )
+        assert self._conversations is not None
+        session = self._sessions.open(
+            connection,
+            self._conversations,
+            on_message=on_message,
+            on_close=on_close,
+            heartbeat=heartbeat,
+            speaks_v1=v1,
+        )
         if connection._transport.adopt(session):
             self._roster.let_go(connection)
         else:
@@ -192,13 +306,22 @@ class WebSocketManager:
         """Let a connected socket hear a topic of the channel too; when it returns, it does. Idempotent.
 
         Does nothing for a client that has just gone. Raises NotConnected for a socket that was never connected, or was
-        disconnected; InvalidTopicName; and UsageError above `Limits.topics_per_connection`.
+        disconnected; Forbidden when `Security.authorize` says no, in which case the broker is not asked for anything;
+        InvalidTopicName; and UsageError above `Limits.topics_per_connection`.
         """
         topic = check_topic(topic)
-        connection, attachment = self._roster.find(websocket), self._attach()
+        connection, admission = self._roster.find(websocket), self._admitting()
         if connection is None:
             return
-        limit = self._options.limits.topics_per_connection
+        if not await admission.may_hear(connection, topic):
+            raise Forbidden(f"topic {topic!r}")
+        await self._subscribe(connection, topic)
+
+    async def _subscribe(self, connection: Connection, topic: str) -> None:
+        """The same for a topic that it may hear."""
+        if self._roster.find(connection) is None:
+            return
+        attachment, limit = self._attach(), self._options.limits.topics_per_connection
         if topic not in connection.topics and len(connection.topics) >= limit:
             raise UsageError(f"the limit is {limit} topics a connection")
         if self._hub.subscribe(connection, topic):
@@ -368,6 +491,35 @@ class WebSocketManager:
             link=self._attachment.relay.stats() if self._attachment is not None else None,
         )
 
+    def vitals(self) -> Vitals:
+        """What is measured beside the statistics; for metrics."""
+        attachment, inbound, cut = self._attachment, self._inbound, self._revocation_counters
+        ended = Counter(inbound.closed)
+        if cut.revoked + cut.ended:
+            ended[CloseCode.REVOKED.name] += cut.revoked + cut.ended
+        clients, queued_bytes = attachment.lanes.waiting() if attachment is not None else (0, 0)
+        return Vitals(
+            draining=attachment is not None and not gate_is_open(attachment.loop),
+            received=inbound.received,
+            received_bytes=inbound.received_bytes,
+            sent_bytes=self._hub.counters.sent_bytes,
+            queued_bytes=queued_bytes,
+            queued_connections=clients,
+            backlog_bytes=attachment.lanes.backlog_bytes if attachment is not None else 0,
+            refused_connections=self._refused,
+            refused_messages=inbound.refused,
+            ended_connections=ended,
+            security=self._options.security.counters.refused,
+            history=attachment.relay.history if attachment is not None else None,
+            loop_lag=attachment.lag if attachment is not None else None,
+        )
+
+    def health(self, *, red_when_degraded: bool = False) -> Health:
+        """Whether this replica should get new clients, and how its link to the broker is."""
+        stats, vitals = self.stats(), self.vitals()
+        since_s = {} if stats.link is None or vitals.history is None else {stats.link.replica: vitals.history.since_s}
+        return health_of([stats], draining=vitals.draining, red_when_degraded=red_when_degraded, since_s=since_s)
+
     async def start(self) -> None:
         """Connect to the broker now instead of at the first use; returns after the first attempt, in about a second.
 
@@ -389,8 +541,16 @@ class WebSocketManager:
             self._leave_dead_loop()
             return
         self._check_loop()
+        admission, self._admission = self._admission, None
+        assert admission is not None
         self._attachment = None
+        if self._conversations is not None:
+            self._conversations.close()
         self._stopped = True
+        if self._closed:
+            admission.ended = ManagerClosed(f"the manager of channel {self.channel!r} was closed meanwhile")
+        else:
+            admission.ended = UsageError(f"the manager of channel {self.channel!r} was stopped meanwhile")
         connections = self._hub.connections()
         limit_s = self._options.send_limits.close_s
         await attachment.finish(limit_s=limit_s)
@@ -400,6 +560,7 @@ class WebSocketManager:
             connection._transport.close(int(code), reason)
         await self._sessions.finish(limit_s=limit_s)
         await attachment.lanes.drain(limit_s=limit_s)
+        await admission.close()
         await attachment.close()
 
     async def close(self, *, code: int = CloseCode.GOING_AWAY, reason: str = "the server is shutting down") -> None:
@@ -407,6 +568,21 @@ class WebSocketManager:
         self._check_loop()
         self._closed = True
         await self.stop(code=code, reason=reason)
+
+    # What a drain does.
+
+    @property
+    def _is_here(self) -> bool:
+        return self._attachment is not None and self._attachment.loop is asyncio.get_running_loop()
+
+    def _open_connections(self) -> list[Connection]:
+        return self._hub.connections()
+
+    def _expel(self, connection: Connection, *, code: int, reason: str) -> bool:
+        return self._roster.expel(connection, code=code, reason=reason)
+
+    async def _settle(self, *, limit_s: float) -> bool:
+        return self._attachment is None or await self._attachment.settle(limit_s=limit_s)
 
     def _check_loop(self) -> None:
         attachment = self._attachment
@@ -435,8 +611,42 @@ class WebSocketManager:
             key=self._options.broker_key,
             timings=self._options.timings,
             outbox_limits=self._options.outbox_limits,
+            signer=self._options.signer,
+            store_for=self._options.store_for,
+        )
+        self._conversations = Conversations(
+            self._hub,
+            actions=Actions(
+                subscribe=self._subscribe,
+                unsubscribe=self.unsubscribe,
+                publish=lambda message, topic: self.broadcast(message, topic=topic),
+                may_hear=self._may_hear if self._options.security.asks_about_topics else None,
+            ),
+            limits=self._options.limits,
+            journal=self._journal,
+            state=lambda: self.state,
+            publishing=self._client_publishing,
+            counters=self._inbound,
+        )
+        self._admission = Admission(
+            self._hub,
+            self._roster,
+            self._attachment,
+            options=self._options,
+            revocation_counters=self._revocation_counters,
+            refused=self._refused,
+            drop_topic=self._take_topic,
         )
         return self._attachment
+
+    async def _may_hear(self, connection: Connection, topic: str) -> bool:
+        return await self._admitting().may_hear(connection, topic)
+
+    def _take_topic(self, connection: Connection, topic: str) -> None:
+        """A re-check found that a connection may hear a topic no longer."""
+        self._roster.unsubscribe(connection, topic)
+        if self._conversations is not None:
+            self._conversations.topic_ended(connection, topic)
 
     def _leave_dead_loop(self) -> None:
         """The loop of the first use has ended, as between two tests."""

@@ -40,6 +40,7 @@ class Publication:
         if frame is None:
             payload = self.envelope.payload
             frame = Frame.of_text(str(codec.decode(payload))) if self.envelope.is_text else Frame.json(payload)
+            frame.about = (self.envelope.id, self.topic)
             self._frame = frame
         return frame
 

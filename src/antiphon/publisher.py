@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -22,10 +22,11 @@ from antiphon.errors import (
     WrongEventLoop,
 )
 from antiphon.limits import Limits
+from antiphon.options import signer_for
 from antiphon.publication import Publication, new_publication
 from antiphon.settings import Timings, read_settings
 from antiphon.topics import check_channel
-from antiphon.wire import envelope as envelopes
+from antiphon.wire.signing import seal
 
 __all__ = ["Published", "Publisher", "SyncPublisher"]
 
@@ -49,9 +50,18 @@ class Publisher:
     WebSocketManager finds it. Raises InvalidBrokerURL, and ConfigurationError when there is no address.
     """
 
-    def __init__(self, url: str | None = None, *, broker: Broker | None = None, limits: Limits | None = None) -> None:
-        found = broker if broker is not None else broker_for(_address(url))
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        broker: Broker | None = None,
+        limits: Limits | None = None,
+        signing_keys: str | Iterable[str] | None = None,
+        require_tls: bool | None = None,
+    ) -> None:
+        found = broker if broker is not None else broker_for(_address(url), require_tls=require_tls)
         assert found is not None
+        self._signer = signer_for(signing_keys)
         self._broker = found
         self._limits = limits if limits is not None else Limits()
         self._timings = Timings()
@@ -84,7 +94,7 @@ class Publisher:
             raise ManagerClosed("the publisher was closed: construct a new one")
         loop = self._enter_loop()
         publication = _checked(channel, message, self._sender, self._limits, topic, target_user_ids, expires_s)
-        payload = envelopes.encode(publication.envelope)
+        payload = seal(self._signer, publication.route, publication.envelope)
         end = loop.time() + 2 * self._timings.command_s
         in_doubt = False
         while True:
@@ -163,13 +173,22 @@ async def _until_loop_ends(publishing: Publishing) -> AsyncGenerator[None, None]
 class SyncPublisher:
     """The same for code without an event loop. Threads may share one; a forked process makes its own connection."""
 
-    def __init__(self, url: str | None = None, *, timeout_s: float = 2.0, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        timeout_s: float = 2.0,
+        limits: Limits | None = None,
+        signing_keys: str | Iterable[str] | None = None,
+        require_tls: bool | None = None,
+    ) -> None:
         # Imported here so that an application without a broker does not load the Redis client.
         from antiphon.brokers.redis_sync import SyncRedisPublishing
 
         if not timeout_s > 0:
             raise ConfigurationError(f"timeout_s={timeout_s!r}: it must be above 0")
-        self._publishing = SyncRedisPublishing(_address(url), timeout_s=timeout_s)
+        self._signer = signer_for(signing_keys)
+        self._publishing = SyncRedisPublishing(_address(url), timeout_s=timeout_s, require_tls=require_tls)
         self._limits = limits if limits is not None else Limits()
         self._sender = f"s{secrets.token_hex(6)}"
         self._pid = os.getpid()
@@ -191,7 +210,8 @@ class SyncPublisher:
             self._pid, self._sender = os.getpid(), f"s{secrets.token_hex(6)}"
         publication = _checked(channel, message, self._sender, self._limits, topic, target_user_ids, expires_s)
         try:
-            replicas = self._publishing.publish(publication.route, envelopes.encode(publication.envelope))
+            payload = seal(self._signer, publication.route, publication.envelope)
+            replicas = self._publishing.publish(publication.route, payload)
         except BrokerRefused as error:
             raise _failed(publication, error.reason, unknown=False) from error
         except BrokerError as error:

@@ -15,6 +15,7 @@ from antiphon.brokers.base import Broker
 from antiphon.codes import Reason, State
 from antiphon.dedupe import Dedupe
 from antiphon.errors import BrokerError
+from antiphon.health.history import LinkHistory
 from antiphon.journal import Journal
 from antiphon.ledger import Attempt, Ledger, Outcome
 from antiphon.link import Clock, Link
@@ -25,6 +26,7 @@ from antiphon.settings import Timings
 from antiphon.stats import LinkCounters, LinkStats
 from antiphon.topics import route_of
 from antiphon.wire.envelope import Envelope
+from antiphon.wire.signing import Signer, Verifier
 
 __all__ = ["Relay"]
 
@@ -46,10 +48,13 @@ class Relay:
         *,
         timings: Timings | None = None,
         outbox_limits: OutboxLimits | None = None,
+        signer: Signer | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.replica = secrets.token_hex(6)
         self.counters = LinkCounters()
+        self._history = LinkHistory(State.DEGRADED)
+        self.history: LinkHistory | None = self._history
         self._broker = broker
         self._timings = timings if timings is not None else Timings()
         self._rng = rng if rng is not None else random.Random()
@@ -57,7 +62,13 @@ class Relay:
         self._states = Journal(every_s=1.0)
         self._said: Reason | None = None
         self._degraded_at = 0.0
-        self._routes = Routes(counters=self.counters, dedupe=Dedupe(), journal=self._journal)
+        self._signer = signer
+        self._routes = Routes(
+            counters=self.counters,
+            dedupe=Dedupe(),
+            journal=self._journal,
+            verifier=Verifier(signer) if signer is not None else None,
+        )
         self._ledger = Ledger(
             counters=self.counters,
             outbox_limits=outbox_limits if outbox_limits is not None else OutboxLimits(),
@@ -106,6 +117,11 @@ class Relay:
     def watch(self, watcher: Callable[[State], None]) -> None:
         """Call `watcher` with each new state."""
         self._watchers.append(watcher)
+
+    def unwatch(self, watcher: Callable[[State], None]) -> None:
+        """Take a `watch` back."""
+        if watcher in self._watchers:
+            self._watchers.remove(watcher)
 
     def add_room(self, room: Callable[[], Awaitable[None]]) -> None:
         """Wait for `room` between two batches from the broker, so that reading does not outrun the sockets."""
@@ -163,6 +179,7 @@ class Relay:
             return
         self._closed = True
         self._reason = Reason.CLOSED
+        self._history.enter(State.CLOSED)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -215,6 +232,8 @@ class Relay:
             on_control=self._on_control,
             on_peer=self._on_peer,
             room=self._room,
+            history=self._history,
+            signer=self._signer,
         )
         up_since: float | None = None
 
@@ -230,6 +249,7 @@ class Relay:
             if up_since is None:
                 return None, ending
             self._recount((link.replicas or 1) + link.newcomers)
+            self._history.detect.observe(self._clock.now() - link.heard_at)
             return max(0.0, self._clock.now() - up_since), ending
         finally:
             self._link = None
@@ -250,6 +270,7 @@ class Relay:
 
     def _rise(self, link: Link) -> None:
         self._reason = None
+        self._history.enter(State.UP)
         # Who was there before the outage has the usual time to show itself again.
         self._peers = dict.fromkeys(self._peers, self._clock.now())
         if not self._say_up(link):
@@ -268,6 +289,7 @@ class Relay:
     def _degrade(self, reason: Reason, text: str) -> None:
         self._routes.lost()
         self._settle(reason)
+        self._history.enter(State.DEGRADED)
         before, self._reason = self._reason, reason
         if before is None or before is Reason.STARTING:
             self.counters.losses[reason] += 1
@@ -289,7 +311,7 @@ class Relay:
         self._ledger.settle_all_here(reason, now=self._clock.now())
 
     def _tell(self, state: State) -> None:
-        for watcher in self._watchers:
+        for watcher in tuple(self._watchers):
             try:
                 watcher(state)
             except Exception as error:
@@ -349,7 +371,7 @@ class Relay:
         It raises PublishFailed only where `fail` is asked for.
         """
         now = self._clock.now()
-        attempt = Attempt(publication, fail=fail, keep=keep, since=now)
+        attempt = Attempt(publication, fail=fail, keep=keep, since=now, signer=self._signer)
         link = self._live
         if link is None:
             reason = self._reason or Reason.CONNECTION_LOST

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from antiphon.brokers.base import Broker
+from antiphon.brokers.store import Store
 from antiphon.codes import Reason, State
+from antiphon.health.history import LinkHistory
 from antiphon.hub import Hub
 from antiphon.journal import Journal
 from antiphon.ledger import Outcome
@@ -23,6 +25,7 @@ from antiphon.settings import Timings
 from antiphon.stats import LinkStats
 from antiphon.topics import CONTROL_ROUTE
 from antiphon.wire.envelope import Envelope
+from antiphon.wire.signing import Signer
 
 __all__ = ["LocalRelay", "Shared", "SharedRelay", "acquire", "release"]
 
@@ -31,12 +34,15 @@ class SharedRelay(Protocol):
     """What managers need of a relay."""
 
     replica: str
+    history: LinkHistory | None
+    """None where there is no broker."""
 
     @property
     def state(self) -> State: ...
     @property
     def reason(self) -> Reason | None: ...
     def watch(self, watcher: Callable[[State], None]) -> None: ...
+    def unwatch(self, watcher: Callable[[State], None]) -> None: ...
     def add_room(self, room: Callable[[], Awaitable[None]]) -> None: ...
     def discard_room(self, room: Callable[[], Awaitable[None]]) -> None: ...
     def on_control(self, kind: str, handler: Callable[[Envelope], None]) -> None: ...
@@ -59,6 +65,7 @@ class LocalRelay:
 
     def __init__(self) -> None:
         self.replica = f"l{secrets.token_hex(6)}"
+        self.history: LinkHistory | None = None
         self._journal = Journal()
         self._control: dict[str, Callable[[Envelope], None]] = {}
         self._hubs: dict[str, list[Hub]] = {}
@@ -73,6 +80,9 @@ class LocalRelay:
         return Reason.CLOSED if self._closed else Reason.NO_BROKER
 
     def watch(self, watcher: Callable[[State], None]) -> None:
+        """Nothing changes here."""
+
+    def unwatch(self, watcher: Callable[[State], None]) -> None:
         """Nothing changes here."""
 
     def add_room(self, room: Callable[[], Awaitable[None]]) -> None:
@@ -152,26 +162,39 @@ class Shared:
     relay: SharedRelay
     census: Census
     key: object
+    store: Store | None = None
+    """None without a broker's address: then each replica counts for itself."""
     holders: int = 0
 
 
 _shared: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[object, Shared]] = weakref.WeakKeyDictionary()
 
 
-def acquire(broker: Broker | None, *, key: object, timings: Timings, outbox_limits: OutboxLimits) -> Shared:
+def acquire(
+    broker: Broker | None,
+    *,
+    key: object,
+    timings: Timings,
+    outbox_limits: OutboxLimits,
+    signer: Signer | None = None,
+    store_for: Callable[[], Store] | None = None,
+) -> Shared:
     """The relay of the running loop for this broker, started; every `acquire` is taken back by one `release`.
 
-    `key` names the broker: managers with the same key, timings and limits share.
+    `key` names the broker: managers with the same key, timings, limits and signing keys share.
     """
     _forget_ended_loops()
     here = _shared.setdefault(asyncio.get_running_loop(), {})
-    whole_key = (key, timings, outbox_limits)
+    whole_key = (key, timings, outbox_limits, signer)
     shared = here.get(whole_key)
     if shared is None:
         relay: SharedRelay = (
-            LocalRelay() if broker is None else Relay(broker, timings=timings, outbox_limits=outbox_limits)
+            LocalRelay()
+            if broker is None
+            else Relay(broker, timings=timings, outbox_limits=outbox_limits, signer=signer)
         )
-        shared = here[whole_key] = Shared(relay, Census(relay), whole_key)
+        store = store_for() if store_for is not None else None
+        shared = here[whole_key] = Shared(relay, Census(relay), whole_key, store)
         relay.start()
     shared.holders += 1
     return shared
@@ -194,11 +217,10 @@ async def retire(shared: Shared) -> None:
 
 
 async def release(shared: Shared) -> None:
-    """Give a relay back; the last one closes it."""
+    """Give a relay back; the last one closes it, and the store."""
     shared.holders -= 1
     if shared.holders > 0:
         return
-    here = _shared.get(asyncio.get_running_loop(), {})
-    if here.get(shared.key) is shared:
-        del here[shared.key]
-    await shared.relay.close()
+    await retire(shared)
+    if shared.store is not None:
+        await shared.store.close()

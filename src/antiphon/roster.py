@@ -10,9 +10,11 @@ from types import MethodType
 from starlette.websockets import WebSocket
 
 from antiphon.attachment import Attachment
+from antiphon.auth import Refused
 from antiphon.connection import Connection
 from antiphon.errors import ConfigurationError, NotConnected, UsageError
 from antiphon.hub import Hub
+from antiphon.identity import Identity
 from antiphon.transports.base import SendLimits
 from antiphon.transports.choice import transport_for
 
@@ -34,25 +36,33 @@ class Roster:
     def __contains__(self, websocket: WebSocket) -> bool:
         return websocket in self._connections
 
+    @staticmethod
+    def new_id(attachment: Attachment) -> str:
+        """The id of a connection to come, unique across all replicas and restarts."""
+        return f"{attachment.relay.replica}-{next(_numbers)}"
+
     # -- coming, going -------------------------------------------------------------------------------------------
 
     def add(
         self,
         websocket: WebSocket,
+        id: str,
         user_id: str | None,
         *,
+        identity: Identity | None = None,
         topics: Iterable[str],
         attachment: Attachment,
         limits: SendLimits,
+        v1: bool = False,
     ) -> Connection:
         """Let an accepted socket hear the channel, and topics that the attachment listens to. Raises UsageError."""
         if websocket in self._connections:
             raise UsageError("this socket was connected twice at once")
-        id = f"{attachment.relay.replica}-{next(_numbers)}"
         # A method of the id takes a quarter of the memory of a `partial`.
-        transport = transport_for(websocket, lanes=attachment.lanes, on_lost=MethodType(self._lost, id), limits=limits)
+        on_lost = MethodType(self._lost, id)
+        transport = transport_for(websocket, lanes=attachment.lanes, on_lost=on_lost, limits=limits, v1=v1)
         connection = Connection(id, user_id=user_id, transport=transport)
-        connection._socket, connection._home = websocket, attachment
+        connection._socket, connection._home, connection._identity = websocket, attachment, identity
         self._connections[websocket] = connection
         self._hub.add(connection)
         for topic in topics:
@@ -81,9 +91,25 @@ class Roster:
         topics = self._hub.remove(connection)
         if topics is None:
             return False
-        for topic in [None, *topics]:
-            _unlisten(connection, topic)
+        _leave(connection, topics)
         connection._transport.detach()
+        return True
+
+    def end(self, connection: Connection, refusal: Refused) -> None:
+        """Let a connection hear nothing more, and close its socket with the code of the refusal."""
+        self.expel(connection, code=refusal.close_code, reason=refusal.close_reason)
+
+    def expel(self, connection: Connection, *, code: int, reason: str) -> bool:
+        """Send what is queued for a connection, close it, and count it no longer. False when it was not here."""
+        if isinstance(connection._socket, WebSocket):
+            self._gone.add(connection._socket)
+        self.let_go(connection)
+        topics = self._hub.remove(connection)
+        if topics is None:
+            return False
+        _leave(connection, topics)
+        connection._transport.resume_reading()  # or the client's close frame is never read
+        connection._transport.close(code, reason)
         return True
 
     def let_go(self, connection: Connection) -> None:
@@ -135,6 +161,15 @@ class Roster:
                     "for users, name those who get it in target_user_ids"
                 )
         return frozenset(found)
+
+
+def _leave(connection: Connection, topics: Iterable[str]) -> None:
+    """It is gone: nothing listens for it any more, and its place is free."""
+    for topic in [None, *topics]:
+        _unlisten(connection, topic)
+    home = connection._home
+    if isinstance(home, Attachment) and home.on_gone is not None:
+        home.on_gone(connection.id)
 
 
 def _unlisten(connection: Connection, topic: str | None) -> None:

@@ -11,13 +11,14 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 from antiphon.dedupe import Dedupe
-from antiphon.errors import EnvelopeError, UnsupportedEnvelope
+from antiphon.errors import EnvelopeError, UnsupportedEnvelope, UntrustedEnvelope
 from antiphon.journal import Journal
 from antiphon.publication import Publication
 from antiphon.stats import LinkCounters
 from antiphon.topics import route_of
 from antiphon.wire import envelope as envelopes
 from antiphon.wire.envelope import Envelope
+from antiphon.wire.signing import Verifier
 
 __all__ = ["Listener", "Route", "Routes"]
 
@@ -43,12 +44,15 @@ class Route:
 class Routes:
     """The routes of one broker link, and the way of a payload from there to the listeners."""
 
-    def __init__(self, *, counters: LinkCounters, dedupe: Dedupe, journal: Journal) -> None:
+    def __init__(
+        self, *, counters: LinkCounters, dedupe: Dedupe, journal: Journal, verifier: Verifier | None = None
+    ) -> None:
         self._routes: dict[str, Route] = {}
         self._idle: dict[str, Route] = {}
         self._counters = counters
         self._dedupe = dedupe
         self._journal = journal
+        self._verifier = verifier
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -143,11 +147,18 @@ class Routes:
 
     # -- the way in ----------------------------------------------------------------------------------------------
 
-    def read(self, payload: bytes) -> Envelope | None:
-        """Understand a payload from the broker; None, and counted, when it cannot be."""
+    def read(self, name: str, payload: bytes) -> Envelope | None:
+        """Understand a payload from the broker; None, and counted, when it cannot be, or may not be believed."""
         self._counters.received += 1
+        verifier = self._verifier
         try:
-            return envelopes.decode(payload)
+            return envelopes.decode(payload) if verifier is None else verifier.decode(name, payload)
+        except UntrustedEnvelope as error:
+            if error.why == "replayed":  # as a rule one of the library's own re-sends
+                self._counters.duplicates += 1
+            else:
+                self._counters.rejected[error.why] += 1
+                self._journal.warning(error.why, "a message was not delivered: %s", error)
         except UnsupportedEnvelope as error:
             self._counters.rejected["version"] += 1
             self._journal.warning("version", "a message was not delivered: %s", error)

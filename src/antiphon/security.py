@@ -5,6 +5,7 @@
 
 import asyncio
 import inspect
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -42,6 +43,7 @@ Authorize: TypeAlias = Callable[[Identity | None, str], Awaitable[bool] | bool]
 """Tells whether somebody may hear a topic. A coroutine function, or a quick plain one."""
 
 _KNOWN: Final = "antiphon.identity"
+_plain_host = re.compile(rb"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _NAMING_S: Final = 1.0
 
@@ -142,6 +144,7 @@ class Security:
         refusal_s: float = 0.1,
     ) -> None:
         self._authenticators = tuple(authenticators)
+        trusted_proxies = tuple(trusted_proxies)
         self._proxies = TrustedProxies(trusted_proxies)
         self._rule = OriginRule(allowed=allowed_origins, trusted_proxies=self._proxies)
         self._authorize = authorize
@@ -152,6 +155,8 @@ class Security:
         self._check_options()
         self._reads_bearer = any(isinstance(entry, BearerToken) for entry in self._authenticators)
         self._is_plain = not self._authenticators and not self._rule.allowed
+        self._has_proxies = bool(trusted_proxies)
+        self._is_bare = self._is_plain and not self._has_proxies
         self._journal = Journal()
         self.counters = SecurityCounters()
         hide_secrets()
@@ -186,6 +191,8 @@ class Security:
         403 or 503. `user_id` is what the client claims to be, as earlier clients do in the URL: another than the
         identity's is NotSignedIn too. Raises ClientGone when the client goes while it signs in.
         """
+        if self._is_bare and _KNOWN not in connection.scope and _is_of_this_host(connection.scope["headers"]):
+            return None  # nearly every handshake of an application without authenticators
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
@@ -199,6 +206,16 @@ class Security:
             self.count(refusal)
             await refuse(connection, refusal)
         return identity
+
+    async def admit_origin(self, connection: HTTPConnection) -> None:
+        """Check the origin alone, for a client whom the application has identified; refuse as `admit` does."""
+        if _KNOWN in connection.scope:
+            return  # another Security, which the application asked, has looked at it
+        try:
+            self.check_origin(connection)
+        except OriginRefused as refusal:
+            self.count(refusal)
+            await refuse(connection, refusal)
 
     async def identify(self, connection: HTTPConnection) -> Identity | None:
         """Who it is, by origin and credentials; the same answer when it is asked again for one connection.
@@ -252,6 +269,11 @@ class Security:
             raise NotSignedIn("the identity has expired")
         return identity
 
+    @property
+    def asks_about_topics(self) -> bool:
+        """Whether the application says who may hear what."""
+        return self._authorize is not None
+
     def count(self, refusal: Refused) -> None:
         """Count a refusal; `admit` does so itself."""
         self.counters.refused[refusal.kind] += 1
@@ -269,6 +291,8 @@ class Security:
 
     def address_of(self, connection: HTTPConnection) -> str | None:
         """What `connections_per_address` counts by; None where the address of the client cannot be known."""
+        if not self._has_proxies:
+            return None
         address = self._proxies.client_address(_peer(connection), connection.headers.getlist("x-forwarded-for"))
         return None if address is None else address_block(address)
 
@@ -385,3 +409,26 @@ def _is_over(identity: Identity) -> bool:
 def _peer(connection: HTTPConnection) -> str | None:
     client = connection.scope.get("client")
     return client[0] if client else None
+
+
+def _is_of_this_host(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether the usual handshake of a page of this very host, or of a program, has come: most need no closer look."""
+    origin = host = cookie = None
+    for name, value in headers:
+        if name == b"origin":
+            if origin is not None:
+                return False
+            origin = value
+        elif name == b"host":
+            if host is not None:
+                return False
+            host = value
+        elif name == b"cookie":
+            cookie = value
+    if origin is None:
+        return cookie is None
+    return (
+        host is not None
+        and _plain_host.fullmatch(host) is not None
+        and origin in (b"http://" + host, b"https://" + host)
+    )

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.websockets import WebSocket, WebSocketState
 
-from antiphon.codes import CloseCode
 from antiphon.connection import Connection
-from antiphon.errors import EnvelopeError
+from antiphon.conversation import Conversation, Conversations, Heartbeat, OnMessage, Rest
 from antiphon.hub import Hub
 from antiphon.journal import Journal
-from antiphon.wire import codec
-from antiphon.wire.frames import Frame
 
 __all__ = ["OnClose", "OnMessage", "Session", "Sessions"]
-
-OnMessage = Callable[[Connection, object], Awaitable[object]]
-"""Called with the connection and the decoded JSON message, one at a time and in order for each connection."""
 
 OnClose = Callable[[Connection], object]
 """Called once with a connection that is no longer counted. Must not block; what it raises is logged and counted."""
@@ -42,10 +36,18 @@ class Sessions:
         """At most one for each adopted socket, while messages of its client wait."""
 
     def open(
-        self, connection: Connection, *, on_message: OnMessage | None = None, on_close: OnClose | None = None
+        self,
+        connection: Connection,
+        conversations: Conversations,
+        *,
+        on_message: OnMessage | None = None,
+        on_close: OnClose | None = None,
+        heartbeat: Heartbeat = "none",
+        speaks_v1: bool = False,
     ) -> Session:
-        """The session of a socket that has just been connected; nothing is read yet."""
-        return Session(connection, sessions=self, on_message=on_message, on_close=on_close)
+        """The session of a socket that has just been connected; nothing is read yet, but who expects it is welcomed."""
+        conversation = conversations.begin(connection, on_message=on_message, heartbeat=heartbeat, speaks_v1=speaks_v1)
+        return Session(connection, conversation, sessions=self, on_close=on_close)
 
     async def finish(self, *, limit_s: float) -> None:
         """Let the handlers of adopted sockets take the messages that have come in, once nothing more is read.
@@ -69,17 +71,18 @@ class Session:
     one: then it is called with each event of the adopted socket.
     """
 
-    __slots__ = ("_connection", "_has_ended", "_on_close", "_on_message", "_sessions", "_waiting")
+    __slots__ = ("_connection", "_conversation", "_has_ended", "_on_close", "_sessions", "_waiting")
 
     def __init__(
-        self, connection: Connection, *, sessions: Sessions, on_message: OnMessage | None, on_close: OnClose | None
+        self, connection: Connection, conversation: Conversation, *, sessions: Sessions, on_close: OnClose | None
     ) -> None:
         self._connection = connection
+        self._conversation = conversation
         self._sessions = sessions
-        self._on_message = on_message
         self._on_close = on_close
         self._has_ended = False
         self._waiting: list[Mapping[str, object]] | None = None
+        """What came while a message is at work."""
 
     async def run(self, websocket: WebSocket) -> None:
         """Return when the client, or this replica, has closed the connection."""
@@ -88,7 +91,9 @@ class Session:
                 event = await websocket.receive()
                 if event["type"] == "websocket.disconnect":
                     return
-                await self._take(event)
+                rest = self._conversation.take(event)
+                if rest is not None:
+                    await rest
         finally:
             self._end()
 
@@ -97,6 +102,7 @@ class Session:
         if self._has_ended:
             return
         self._has_ended = True
+        self._conversation.end()
         sessions = self._sessions
         try:
             sessions.forget(self._connection)
@@ -113,50 +119,30 @@ class Session:
         if event["type"] == "websocket.disconnect":
             self._end()
             return
-        if self._on_message is None:
-            return
         if self._waiting is None:
-            self._waiting = [event]
-            at_work = self._sessions.at_work
-            task = asyncio.get_running_loop().create_task(self._work(), name="antiphon-on-message")
-            at_work.add(task)
-            task.add_done_callback(at_work.discard)
+            rest = self._conversation.take(event)
+            if rest is not None:
+                self._waiting = []
+                at_work = self._sessions.at_work
+                task = asyncio.get_running_loop().create_task(self._work(rest), name="antiphon-on-message")
+                at_work.add(task)
+                task.add_done_callback(at_work.discard)
             return
         self._waiting.append(event)
-        if len(self._waiting) >= WAITING:
+        if len(self._waiting) >= WAITING - 1:  # one is at work
             self._connection._transport.pause_reading()
 
-    async def _work(self) -> None:
+    async def _work(self, rest: Rest | None) -> None:
         waiting = self._waiting
+        assert waiting is not None
         try:
-            while waiting:
-                await self._take(waiting[0])
-                waiting.pop(0)
+            while True:
+                if rest is not None:
+                    await rest
+                if not waiting:
+                    return
+                rest = self._conversation.take(waiting.pop(0))
                 if len(waiting) == WAITING // 2:
                     self._connection._transport.resume_reading()
         finally:
             self._waiting = None
-
-    async def _take(self, event: Mapping[str, object]) -> None:
-        if self._on_message is None:
-            return
-        sessions = self._sessions
-        hub = sessions.hub
-        text = event.get("text")
-        if not isinstance(text, str):
-            self._on_message = None  # nothing more is taken
-            self._connection._transport.close(CloseCode.UNSUPPORTED, "messages are text")
-            return
-        try:
-            message = codec.decode(text.encode())
-        except (EnvelopeError, UnicodeEncodeError):
-            refusal = {"type": "error", "code": "bad_request", "message": "a message must be JSON text"}
-            hub.send(self._connection, Frame.json(codec.encode(refusal)))
-            return
-        try:
-            await self._on_message(self._connection, message)
-        except Exception as error:
-            hub.counters.handler_errors += 1
-            sessions.journal.warning(
-                "handler", "on_message of channel %r raised; the connection goes on", hub.channel, error=error
-            )

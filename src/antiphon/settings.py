@@ -9,14 +9,23 @@ from dataclasses import dataclass, field, fields
 
 from antiphon.errors import ConfigurationError
 
-__all__ = ["Settings", "Timings", "read_settings", "read_signing_keys", "redact", "tls_is_required"]
+__all__ = [
+    "Settings",
+    "Timings",
+    "collector_may_freeze",
+    "read_settings",
+    "read_signing_keys",
+    "redact",
+    "tls_is_required",
+]
 
 _SWITCH = "USE_REDIS_WEBSOCKET"
 _TLS_SWITCH = "ANTIPHON_REQUIRE_TLS"
+_FREEZE_SWITCH = "ANTIPHON_GC_FREEZE"
 _SIGNING_KEYS = "ANTIPHON_SIGNING_KEYS"
 _URL_VARIABLES = ("ANTIPHON_BROKER_URL", "REDIS_URL")
 _OFF = frozenset({"false", "0", "no", "off"})
-_ON = frozenset({"true", "1", "yes", "on", ""})
+_ON = frozenset({"true", "1", "yes", "on"})
 
 _userinfo = re.compile(r"(?s)(?<=://).*@|^(?!.*://).*@")
 _secrets_in_query = re.compile(r"(?i)(?<=[?&])((?:user(?:name)?|pass(?:word)?|ssl_password)=)[^&#]*")
@@ -93,15 +102,13 @@ def read_signing_keys(environ: Mapping[str, str] | None = None) -> str | None:
 
 def tls_is_required(environ: Mapping[str, str] | None = None) -> bool:
     """Whether `ANTIPHON_REQUIRE_TLS` asks for brokers with TLS only. Raises ConfigurationError for another word."""
-    environ = os.environ if environ is None else environ
-    word = environ.get(_TLS_SWITCH, "").strip().lower()
-    if word and word in _ON:
-        return True
-    if not word or word in _OFF:
-        return False
-    raise ConfigurationError(
-        f"{_TLS_SWITCH}={environ[_TLS_SWITCH]!r} is not understood: set it to true, 1, yes or on to refuse brokers "
-        "without TLS, or to false, 0, no or off"
+    return _switch(_TLS_SWITCH, environ, on="to refuse brokers without TLS", off="to allow them", default=False)
+
+
+def collector_may_freeze(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether `antiphon.lifespan` may keep what exists at start-up out of the garbage collector's runs."""
+    return _switch(
+        _FREEZE_SWITCH, environ, on="to freeze at start-up", off="to leave the collector alone", default=True
     )
 
 
@@ -111,12 +118,19 @@ def redact(url: str) -> str:
 
 
 def _broker_wanted(environ: Mapping[str, str]) -> bool:
-    word = environ.get(_SWITCH, "").strip().lower()
+    return _switch(_SWITCH, environ, on="to use the broker", off="for single-replica mode", default=True)
+
+
+def _switch(name: str, environ: Mapping[str, str] | None, *, on: str, off: str, default: bool) -> bool:
+    environ = os.environ if environ is None else environ
+    word = environ.get(name, "").strip().lower()
+    if not word:
+        return default
     if word in _OFF:
         return False
     if word in _ON:
         return True
     raise ConfigurationError(
-        f"{_SWITCH}={environ[_SWITCH]!r} is not understood: set it to true, 1, yes or on to use the broker, "
-        "or to false, 0, no or off for single-replica mode"
+        f"{name}={environ[name]!r} is not understood: set it to true, 1, yes or on {on}, "
+        f"or to false, 0, no or off {off}"
     )

@@ -25,6 +25,8 @@ class HubCounters:
     """Those that raised PublishFailed, by the policy "fail"."""
     delivered: int = 0
     """Messages given to this replica's sockets: one message to 100 clients counts 100."""
+    sent_bytes: int = 0
+    """Bytes of those messages, uncompressed and without the frames' headers."""
     filtered: int = 0
     """Messages that the filter kept back."""
     filter_errors: int = 0

@@ -197,6 +197,13 @@ async def publish(request: Request) -> JSONResponse:
     return JSONResponse({"receipt": plain(receipt), "begun": begun, "took_s": time.monotonic() - begun})
 
 
+async def disconnect(request: Request) -> JSONResponse:
+    body = await request.json()
+    begun = time.monotonic()
+    done = await manager.disconnect_user(body["user_id"], except_=body.get("except_", ()))
+    return JSONResponse({**plain(done), "begun": begun, "took_s": time.monotonic() - begun})
+
+
 async def stream_start(request: Request) -> JSONResponse:
     options = await request.json()
     name = options.get("publisher", REPLICA)
@@ -249,6 +256,7 @@ app = Starlette(
     routes=[
         WebSocketRoute("/ws", ws),
         Route("/publish", publish, methods=["POST"]),
+        Route("/disconnect", disconnect, methods=["POST"]),
         Route("/stream/start", stream_start, methods=["POST"]),
         Route("/stream/stop", stream_stop, methods=["POST"]),
         Route("/state", state),

@@ -18,24 +18,21 @@ from starlette.websockets import WebSocket
 
 import antiphon
 from antiphon.drain import drain_endpoint, drains_on_signals, health_endpoint
-from antiphon.loop_lag import LoopLag
+from antiphon.manager import WebSocketManager
 from antiphon.metrics import metrics_endpoint
-from tests.unit.drainable import DrainableManager
 
 logging.basicConfig(level=logging.INFO, format="%(created).3f %(levelname)s %(name)s: %(message)s")
 logging.captureWarnings(True)
 
-manager = DrainableManager(channel="live")
+manager = WebSocketManager(channel="live")
 
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    manager.lag = LoopLag.acquire()
     with drains_on_signals():
         await manager.start()
         yield
         await manager.stop()
-    manager.lag.release()
 
 
 async def ws(websocket: WebSocket) -> None:

@@ -28,7 +28,8 @@ __all__ = ["Change", "Replica", "eventually", "request"]
 Json = dict[str, Any]
 Value = TypeVar("Value")
 START_TIMEOUT_S = 30.0
-NOT_OURS = ("ANTIPHON_BROKER_URL", "REDIS_URL", "USE_REDIS_WEBSOCKET", "ANTIPHON_REPLICA_ID")
+NOT_OURS = ("ANTIPHON_", "REDIS_URL", "USE_REDIS_WEBSOCKET")
+"""What begins like this would change the replicas."""
 UNHANDLED = ("Traceback (most recent call last)", "never retrieved", "RuntimeWarning")
 LOG_LINE = re.compile(r"^(\d+\.\d+) ([A-Z]+) (\S+): (.*)$")
 
@@ -100,7 +101,11 @@ class Replica:
     def launch(self) -> None:
         """Start the process; `wait_ready` says when it serves."""
         self.port = free_port()
-        environment = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in NOT_OURS and not name.startswith("ANTIPHON_")
+        }
         environment |= {"REPLICA": self.name, "PYTHONUNBUFFERED": "1", **self._environment}
         if self.url is not None:
             environment["ANTIPHON_BROKER_URL"] = self.url

@@ -50,7 +50,7 @@ async def test_takes_the_quickest_transport_that_the_server_allows(served: Site)
         else:
             assert isinstance(transport, SocketTransport)
             assert transport.descriptor >= 0
-            assert (transport.lane is served.lanes.deflating) == (served.way == "deflating")
+            assert (transport.lane is served.lanes.sockets(deflates=True)) == (served.way == "deflating")
 
 
 async def test_application_echoes_text_and_binary_as_before(served: Site) -> None:

@@ -57,6 +57,9 @@ class NotedTransport:
     def adopt(self, receiver: Receiver) -> bool:
         return False
 
+    def limit_messages(self, limit_bytes: int) -> None:
+        return None
+
     def pause_reading(self) -> None:
         return None
 

@@ -133,7 +133,7 @@ def test_only_a_refused_origin_is_always_told_before_the_upgrade() -> None:
 
 def test_every_refusal_has_a_kind_of_its_own_for_counters() -> None:
     kinds = [entry for entry in vars(auth).values() if isinstance(entry, type) and issubclass(entry, Refused)]
-    assert len({kind.kind for kind in kinds}) == len(kinds) == 9
+    assert len({kind.kind for kind in kinds}) == len(kinds) == 10
 
 
 def test_clients_come_back_after_what_passes_and_not_after_what_stays() -> None:

@@ -23,10 +23,8 @@ from antiphon.drain import Drain, drain_endpoint, health_endpoint, liveness_endp
 from antiphon.drain.sequence import REASON, TOKEN_VARIABLE, DrainReport
 from antiphon.drain.waves import VARIABLE, WINDOW_S, moments, read_window, window_for
 from antiphon.errors import ConfigurationError
-from antiphon.health.history import LinkHistory
 from antiphon.manager import WebSocketManager
 from tests.unit.browsers import Browser, until
-from tests.unit.drainable import DrainableManager
 
 TOKEN = "0123456789abcdef"
 
@@ -106,7 +104,7 @@ def test_no_second_has_more_than_twice_the_average(count: int, seed: int, longes
 async def test_every_socket_is_asked_to_come_back_and_the_closes_are_spread_over_the_window() -> None:
     """F27"""
     loop = asyncio.get_running_loop()
-    manager = DrainableManager("c")
+    manager = WebSocketManager("c")
     browsers = await crowd(manager, 150)
     await manager.subscribe(browsers[0].websocket, "t")
     began, closed_at = loop.time(), []
@@ -131,7 +129,7 @@ async def test_every_socket_is_asked_to_come_back_and_the_closes_are_spread_over
 
 @pytest.mark.virtual_time
 async def test_sockets_are_not_closed_in_the_order_in_which_they_came() -> None:
-    manager = DrainableManager("c")
+    manager = WebSocketManager("c")
     await crowd(manager, 50)
     order: list[str] = []
     expel = manager._expel
@@ -152,7 +150,7 @@ async def test_sockets_are_not_closed_in_the_order_in_which_they_came() -> None:
 @pytest.mark.parametrize("count", [0, 3, 1000])
 async def test_it_is_over_at_once_without_sockets_or_without_a_window(count: int) -> None:
     loop = asyncio.get_running_loop()
-    manager = DrainableManager("c")
+    manager = WebSocketManager("c")
     browsers = await crowd(manager, count)
     began = loop.time()
     report = await drain(manager, window_s=0 if count else 20).run()
@@ -164,7 +162,7 @@ async def test_it_is_over_at_once_without_sockets_or_without_a_window(count: int
 
 @pytest.mark.virtual_time
 async def test_new_sockets_are_refused_with_1012_from_its_first_moment() -> None:
-    manager = DrainableManager("c")
+    manager = WebSocketManager("c")
     browsers = await crowd(manager, 30)
     held = Browser()
     held.accepting = asyncio.Event()
@@ -186,7 +184,7 @@ async def test_new_sockets_are_refused_with_1012_from_its_first_moment() -> None
 
 @pytest.mark.virtual_time
 async def test_clients_that_leave_meanwhile_are_not_counted() -> None:
-    manager = DrainableManager("c")
+    manager = WebSocketManager("c")
     browsers = await crowd(manager, 10)
     running = drain(manager).begin()
     for browser in browsers[:4]:
@@ -197,7 +195,7 @@ async def test_clients_that_leave_meanwhile_are_not_counted() -> None:
 
 @pytest.mark.virtual_time
 async def test_what_was_sent_before_reaches_the_clients_before_they_are_closed() -> None:
-    manager = DrainableManager("c")
+    manager = WebSocketManager("c")
     browsers = await crowd(manager, 5)
     await manager.broadcast({"n": 1})
     await drain(manager).run()
@@ -209,7 +207,7 @@ async def test_what_was_sent_before_reaches_the_clients_before_they_are_closed()
 @pytest.mark.virtual_time
 async def test_the_outbox_is_flushed_when_the_broker_comes_back_in_time() -> None:
     server = MemoryServer()
-    manager = DrainableManager("c", broker=MemoryBroker(server))
+    manager = WebSocketManager("c", broker=MemoryBroker(server))
     await manager.start()
     await until(lambda: manager.state is State.UP)
     server.down = True
@@ -231,7 +229,7 @@ async def test_the_outbox_is_flushed_when_the_broker_comes_back_in_time() -> Non
 async def test_waiting_for_the_broker_is_bounded() -> None:
     loop = asyncio.get_running_loop()
     server = MemoryServer()
-    manager = DrainableManager("c", broker=MemoryBroker(server))
+    manager = WebSocketManager("c", broker=MemoryBroker(server))
     await manager.start()
     server.down = True
     server.kill()
@@ -247,7 +245,7 @@ async def test_waiting_for_the_broker_is_bounded() -> None:
 @pytest.mark.virtual_time
 async def test_a_client_that_does_not_read_holds_it_up_no_longer_than_its_limit() -> None:
     loop = asyncio.get_running_loop()
-    manager = DrainableManager("c")
+    manager = WebSocketManager("c")
     browsers = await crowd(manager, 3)
     browsers[1].is_stuck = True
     began = loop.time()
@@ -260,7 +258,7 @@ async def test_a_client_that_does_not_read_holds_it_up_no_longer_than_its_limit(
 
 @pytest.mark.virtual_time
 async def test_a_socket_that_cannot_be_closed_keeps_the_others_from_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    manager = DrainableManager("c")
+    manager = WebSocketManager("c")
     browsers = await crowd(manager, 5)
     bad = manager._hub.connections()[2]
     expel = manager._expel
@@ -280,7 +278,7 @@ async def test_a_socket_that_cannot_be_closed_keeps_the_others_from_nothing(capl
 
 @pytest.mark.virtual_time
 async def test_it_runs_once_however_often_it_is_asked_for() -> None:
-    manager = DrainableManager("c")
+    manager = WebSocketManager("c")
     await crowd(manager, 5)
     draining = drain(manager)
     first, second = await asyncio.gather(draining.run(), draining.run())
@@ -294,7 +292,7 @@ async def test_it_runs_once_however_often_it_is_asked_for() -> None:
 
 @pytest.mark.virtual_time
 async def test_cancelling_who_waits_for_it_stops_nothing() -> None:
-    manager = DrainableManager("c")
+    manager = WebSocketManager("c")
     browsers = await crowd(manager, 100)
     draining = drain(manager)
     asking = asyncio.create_task(draining.run())
@@ -309,7 +307,7 @@ async def test_cancelling_who_waits_for_it_stops_nothing() -> None:
 
 @pytest.mark.virtual_time
 async def test_cut_short_it_leaves_the_rest_to_the_server() -> None:
-    manager = DrainableManager("c")
+    manager = WebSocketManager("c")
     await crowd(manager, 100)
     draining = drain(manager)
     task = draining.begin()
@@ -323,7 +321,7 @@ async def test_cut_short_it_leaves_the_rest_to_the_server() -> None:
 
 @pytest.mark.virtual_time
 async def test_a_manager_that_is_first_used_while_it_drains_lets_nobody_in() -> None:
-    unused = DrainableManager("c")
+    unused = WebSocketManager("c")
     draining = drain(unused)
     await draining.run()
     with pytest.raises(WebSocketException):
@@ -336,7 +334,7 @@ async def test_a_manager_that_is_first_used_while_it_drains_lets_nobody_in() -> 
 
 
 def test_another_event_loop_of_the_process_is_left_alone() -> None:
-    elsewhere = DrainableManager("c")
+    elsewhere = WebSocketManager("c")
     loop = asyncio.new_event_loop()
     (browser,) = loop.run_until_complete(crowd(elsewhere, 1))
     assert asyncio.run(_drained(drain(elsewhere))).closed == 0
@@ -365,7 +363,7 @@ async def test_it_may_run_again_when_the_application_starts_again() -> None:
 
 @pytest.mark.virtual_time
 async def test_what_it_does_is_logged_in_two_lines(caplog: pytest.LogCaptureFixture) -> None:
-    manager = DrainableManager("c")
+    manager = WebSocketManager("c")
     await crowd(manager, 50)
     with caplog.at_level(logging.INFO, "antiphon"):
         await drain(manager).run()
@@ -396,7 +394,7 @@ def test_hook_answers_when_it_is_done() -> None:
 
 
 async def test_hook_answers_at_once_when_asked_to() -> None:
-    manager = DrainableManager("c")
+    manager = WebSocketManager("c")
     browsers = await crowd(manager, 5)
     draining = drain(manager)
     import httpx2
@@ -460,8 +458,7 @@ def test_hook_of_the_process_is_that_of_its_drain() -> None:
 @pytest.mark.virtual_time
 async def test_readiness_is_green_then_degraded_then_draining() -> None:
     server = MemoryServer()
-    manager = DrainableManager("c", broker=MemoryBroker(server))
-    manager.history = LinkHistory(State.DEGRADED)
+    manager = WebSocketManager("c", broker=MemoryBroker(server))
     app = Starlette(
         routes=[
             Route("/readyz", health_endpoint),

@@ -15,8 +15,8 @@ import uvicorn
 
 from antiphon.drain import Drain, drains_on_signals, install_signals, restore_signals, signals
 from antiphon.drain.waves import VARIABLE
+from antiphon.manager import WebSocketManager
 from tests.unit.browsers import Browser, until
-from tests.unit.drainable import DrainableManager
 
 Handler = Callable[[int, FrameType | None], object]
 
@@ -52,8 +52,8 @@ def server() -> Server:
     return server
 
 
-async def crowd(count: int) -> tuple[DrainableManager, list[Browser]]:
-    manager = DrainableManager("c")
+async def crowd(count: int) -> tuple[WebSocketManager, list[Browser]]:
+    manager = WebSocketManager("c")
     browsers = [Browser() for _ in range(count)]
     for browser in browsers:
         await manager.connect(browser.websocket)

@@ -150,3 +150,15 @@ def test_the_same_managers_serve_again_when_the_application_is_started_again() -
         with TestClient(app) as client, client.websocket_connect("/ws") as websocket:
             websocket.send_text("x")
             assert websocket.receive_text() == "x"
+
+
+async def test_what_exists_at_start_up_is_kept_out_of_the_collector_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = gc.get_freeze_count()
+    async with antiphon.lifespan():
+        assert gc.get_freeze_count() > before + 1_000
+    assert gc.get_freeze_count() == 0
+    monkeypatch.setenv("ANTIPHON_GC_FREEZE", "false")
+    async with antiphon.lifespan():
+        assert gc.get_freeze_count() == 0

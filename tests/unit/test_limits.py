@@ -37,6 +37,7 @@ def test_limits_have_the_documented_values_when_nothing_is_set() -> None:
         frames_burst=200,
         inbound_bytes_per_s=1_048_576,
         inbound_bytes_burst=8_388_608,
+        connections_per_user=64,
         user_frames_per_s=1_000,
         user_frames_burst=2_000,
         subscribes_per_s=20,
@@ -47,6 +48,9 @@ def test_limits_have_the_documented_values_when_nothing_is_set() -> None:
 @pytest.mark.parametrize("name", [field.name for field in fields(Limits)])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "7", None, True])
 def test_limits_are_refused_when_a_value_is_no_positive_integer(name: str, value: object) -> None:
+    if value is None and name == "connections_per_user":
+        assert Limits(connections_per_user=None).connections_per_user is None
+        return
     with pytest.raises(ConfigurationError, match=f"Limits.{name} must be an int of at least 1"):
         Limits(**{name: value})  # type: ignore[arg-type]  # that it is refused is what is tested
 

@@ -98,12 +98,12 @@ def test_a_route_that_nobody_hears_delivers_nothing(here: Fixture) -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"[]", b"nonsense", b"\xff{}", b'{"a":NaN}', b'"text"'])
 def test_what_is_no_json_object_is_rejected_and_counted(here: Fixture, payload: bytes) -> None:
-    assert here.routes.read(payload) is None
+    assert here.routes.read("c", payload) is None
     assert here.counters.rejected == {"malformed": 1}
 
 
 def test_an_unknown_version_is_rejected_and_counted(here: Fixture) -> None:
-    assert here.routes.read(b'{"antiphon":99,"message":{}}') is None
+    assert here.routes.read("c", b'{"antiphon":99,"message":{}}') is None
     assert here.counters.rejected == {"version": 1}
 
 

@@ -6,13 +6,17 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import pytest
 
+from antiphon.codes import State
 from antiphon.connection import Connection
+from antiphon.conversation import Actions, Conversations
 from antiphon.errors import InvalidUserId
 from antiphon.hub import Hub
 from antiphon.journal import Journal
+from antiphon.limits import Limits
 from antiphon.manager import WebSocketManager
 from antiphon.session import WAITING, OnClose, Sessions
 from antiphon.transports.asgi import AsgiLane
@@ -22,6 +26,7 @@ from tests.unit.browsers import Browser, nothing_left, settle, until
 
 pytestmark = pytest.mark.virtual_time
 
+REFUSED = "a message must be a JSON object in UTF-8, at most 64 levels deep"
 Handler = Callable[[Connection, object], Awaitable[object]]
 
 
@@ -47,9 +52,20 @@ async def served(
     await asyncio.wait_for(serving, 30)
 
 
+def n(value: object) -> str:
+    """A message that says this."""
+    return json.dumps({"n": value})
+
+
+def said(message: object) -> object:
+    """What a message of `n` says."""
+    assert isinstance(message, dict)
+    return message["n"]
+
+
 def noting(notes: list[object]) -> Handler:
     async def on_message(connection: Connection, message: object) -> None:
-        notes.append(message)
+        notes.append(said(message))
 
     return on_message
 
@@ -87,11 +103,10 @@ async def test_the_handler_gets_each_message_decoded_and_the_connection(manager:
 
     async with served(manager, on_message, "42") as browser:
         browser.says('{"type": "ping", "é": [1, null]}')
-        browser.says(" 7 ")
-        browser.says('"é"')
-        await until(lambda: len(got) == 3)
+        browser.says(" {} ")
+        await until(lambda: len(got) == 2)
 
-    assert got == [("42", {"type": "ping", "é": [1, None]}), ("42", 7), ("42", "é")]
+    assert got == [("42", {"type": "ping", "é": [1, None]}), ("42", {})]
 
 
 async def test_messages_are_handled_one_at_a_time_and_in_order_when_they_come_together(
@@ -104,13 +119,13 @@ async def test_messages_are_handled_one_at_a_time_and_in_order_when_they_come_to
         nonlocal at_work
         at_work += 1
         assert at_work == 1
-        await asyncio.sleep(1 if message == 0 else 0)
-        notes.append(message)
+        await asyncio.sleep(1 if said(message) == 0 else 0)
+        notes.append(said(message))
         at_work -= 1
 
     async with served(manager, on_message) as browser:
         for number in range(20):
-            browser.says(str(number))
+            browser.says(n(number))
         await until(lambda: len(notes) == 20)
 
     assert notes == list(range(20))
@@ -122,14 +137,14 @@ async def test_a_slow_handler_holds_up_its_own_client_alone(manager: WebSocketMa
     never = asyncio.Event()
 
     async def on_message(connection: Connection, message: object) -> None:
-        if message == "wait":
+        if said(message) == "wait":
             await never.wait()
-        notes.append(message)
+        notes.append(said(message))
 
     async with served(manager, on_message) as slow, served(manager, on_message) as other:
-        slow.says('"wait"')
-        slow.says('"later"')
-        other.says('"at once"')
+        slow.says(n("wait"))
+        slow.says(n("later"))
+        other.says(n("at once"))
         await until(lambda: notes == ["at once"])
         await manager.broadcast("x")
         await settle()
@@ -143,8 +158,8 @@ async def test_a_handler_may_answer_and_publish(manager: WebSocketManager) -> No
         await manager.broadcast({"echo": message}, exclude=connection)
 
     async with served(manager, on_message) as one, served(manager, on_message) as other:
-        one.says("1")
-        await until(lambda: other.texts == ['{"echo":1}'])
+        one.says(n(1))
+        await until(lambda: other.texts == ['{"echo":{"n":1}}'])
         assert one.texts == []
 
 
@@ -158,33 +173,36 @@ async def test_a_handler_may_answer_and_publish(manager: WebSocketManager) -> No
         '"\ud800"',
         '"\\ud800"',
         "[" * 1_000 + "]" * 1_000,
-        "[" * 100_000,
+        "[" * 60_000,
         '{"a": 1} {"b": 2}',
+        "7",
+        "null",
+        '["a"]',
     ],
 )
-async def test_the_client_is_told_and_the_connection_goes_on_when_a_message_is_no_json(
+async def test_the_client_is_told_and_the_connection_goes_on_when_a_message_is_no_object(
     manager: WebSocketManager, text: str
 ) -> None:
     notes: list[object] = []
     async with served(manager, noting(notes)) as browser:
         browser.says(text)
-        browser.says("1")
+        browser.says(n(1))
         await until(lambda: notes == [1])
         await settle()
 
         [answer] = map(json.loads, browser.texts)
-        assert answer == {"type": "error", "code": "bad_request", "message": "a message must be JSON text"}
+        assert answer == {"type": "error", "code": "bad_request", "message": REFUSED}
     assert manager.stats().handler_errors == 0
 
 
 async def test_binary_is_refused_and_nothing_more_is_taken(manager: WebSocketManager) -> None:
     notes: list[object] = []
     async with served(manager, noting(notes)) as browser, served(manager, noting(notes)) as other:
-        browser.says("1")
+        browser.says(n(1))
         browser.says(binary=b"2")
-        browser.says("3")
+        browser.says(n(3))
         await until(lambda: browser.close_code == 1003)
-        other.says("4")
+        other.says(n(4))
         await until(lambda: notes[-1:] == [4])
 
     assert notes == [1, 4]
@@ -206,13 +224,14 @@ async def test_a_handler_that_raises_is_counted_and_the_connection_goes_on(
     notes: list[object] = []
 
     async def on_message(connection: Connection, message: object) -> None:
-        if isinstance(message, int) and message % 10 == 0:
-            raise ZeroDivisionError(f"message {message}")
-        notes.append(message)
+        number = said(message)
+        if isinstance(number, int) and number % 10 == 0:
+            raise ZeroDivisionError(f"message {number}")
+        notes.append(said(message))
 
     async with served(manager, on_message) as browser, served(manager, on_message) as other:
         for number in range(50):
-            browser.says(str(number))
+            browser.says(n(number))
         await until(lambda: bool(notes) and notes[-1] == 49)
         await manager.broadcast("x")
         await settle()
@@ -261,9 +280,9 @@ async def test_a_message_that_comes_after_the_end_is_not_handled(manager: WebSoc
     browser = Browser()
     serving = asyncio.create_task(manager.serve(browser.websocket, on_message=noting(notes)))
     await until(lambda: browser.accepted is not None)
-    browser.says("1")
+    browser.says(n(1))
     browser.leaves(1006)
-    browser.says("2")
+    browser.says(n(2))
     await serving
 
     assert notes == [1]
@@ -300,6 +319,14 @@ class Reading:
         """It goes on."""
 
 
+async def _never(*_: object) -> NoReturn:
+    raise AssertionError("nobody asks for it")
+
+
+def _nothing(*_: object) -> None:
+    """Nobody asks for it."""
+
+
 class Adopted:
     """Sessions of one manager, their hub, and one session whose socket is adopted."""
 
@@ -309,7 +336,14 @@ class Adopted:
         self.sessions = Sessions(self.hub, journal=Journal(), forget=self.forgotten.append)
         self.transport = Reading()
         self.connection = Connection("1", user_id=None, transport=self.transport)
-        self.session = self.sessions.open(self.connection, on_message=on_message, on_close=on_close)
+        conversations = Conversations(
+            self.hub,
+            actions=Actions(subscribe=_never, unsubscribe=_nothing, publish=_never),
+            limits=Limits(),
+            journal=Journal(),
+            state=lambda: State.UP,
+        )
+        self.session = self.sessions.open(self.connection, conversations, on_message=on_message, on_close=on_close)
 
     def says(self, *texts: str) -> None:
         for text in texts:
@@ -354,12 +388,12 @@ async def test_reading_stops_while_many_messages_wait_for_the_handler() -> None:
 
     async def on_message(connection: Connection, message: object) -> None:
         await go_on.wait()
-        notes.append(message)
+        notes.append(said(message))
 
     adopted = Adopted(on_message)
-    adopted.says(*map(str, range(WAITING - 1)))
+    adopted.says(*map(n, range(WAITING - 1)))
     before = adopted.transport.is_reading
-    adopted.says(str(WAITING - 1))
+    adopted.says(n(WAITING - 1))
     assert (before, adopted.transport.is_reading) == (True, False)
     go_on.set()
     await until(lambda: adopted.transport.is_reading)
@@ -373,10 +407,10 @@ async def test_finish_lets_handlers_take_what_has_come_in() -> None:
 
     async def on_message(connection: Connection, message: object) -> None:
         await asyncio.sleep(0.2)
-        notes.append(message)
+        notes.append(said(message))
 
     adopted = Adopted(on_message)
-    adopted.says("1", "2", "3")
+    adopted.says(n(1), n(2), n(3))
     await adopted.sessions.finish(limit_s=30)
     assert notes == [1, 2, 3]
     assert not adopted.sessions.at_work
@@ -394,7 +428,7 @@ async def test_finish_cancels_handlers_that_take_too_long() -> None:
             raise
 
     adopted = Adopted(on_message)
-    adopted.says("1", "2")
+    adopted.says(n(1), n(2))
     await settle()
     await adopted.sessions.finish(limit_s=1)
     assert ends == ["cancelled"]
@@ -406,10 +440,10 @@ async def test_finish_does_not_wait_for_the_handler_that_calls_it() -> None:
 
     async def on_message(connection: Connection, message: object) -> None:
         await adopted.sessions.finish(limit_s=30)
-        notes.append(message)
+        notes.append(said(message))
 
     adopted = Adopted(on_message)
-    adopted.says("1")
+    adopted.says(n(1))
     await until(lambda: notes == [1])
     await until(lambda: not adopted.sessions.at_work)
 
@@ -417,9 +451,9 @@ async def test_finish_does_not_wait_for_the_handler_that_calls_it() -> None:
 async def test_binary_from_an_adopted_socket_is_refused_behind_what_came_before() -> None:
     notes: list[object] = []
     adopted = Adopted(noting(notes))
-    adopted.says("1")
+    adopted.says(n(1))
     adopted.session({"type": "websocket.receive", "bytes": b"2"})
-    adopted.says("3")
+    adopted.says(n(3))
     await until(lambda: bool(adopted.transport.closed))
     await until(lambda: not adopted.sessions.at_work)
     assert notes == [1]

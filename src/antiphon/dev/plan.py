@@ -71,6 +71,11 @@ class Plan:
             environment |= dict.fromkeys(BROKER_VARIABLES, self.broker_url)
         environment["ANTIPHON_DEV_REPLICAS"] = ",".join(self.replica_urls)
         environment["PYTHONUNBUFFERED"] = "1"
+        # A replica that is stopped sends its clients away within its time to end; nobody waits at a terminal for more.
+        environment.setdefault("ANTIPHON_DRAIN_S", "1")
+        if self.has_own_broker:
+            # It listens on this machine only.
+            environment["ANTIPHON_REQUIRE_TLS"] = "false"
         return environment
 
 

@@ -125,19 +125,28 @@ class Revocations:
         self.counters.revoked += cut
         return cut
 
-    @contextlib.contextmanager
-    def entering(self, user_id: str | None, identity: Identity | None) -> Iterator[Entrant]:
+    def register(self, user_id: str | None, identity: Identity | None) -> Entrant:
         """Registered first: from here on a revocation reaches this client, though it hears nothing yet.
 
-        Within it, ask the application once more (`Rechecks.confirm`), then call `check`, and put the connection into
-        the hub without another await.
+        Then ask the application once more (`Rechecks.confirm`), call `check`, and put the connection into the hub
+        without another await. `unregister` in any case.
         """
         entrant = Entrant(user_id, identity)
         self._entrants.add(entrant)
+        return entrant
+
+    def unregister(self, entrant: Entrant) -> None:
+        """The client is in the hub now, or was not let in. Idempotent."""
+        self._entrants.discard(entrant)
+
+    @contextlib.contextmanager
+    def entering(self, user_id: str | None, identity: Identity | None) -> Iterator[Entrant]:
+        """`register`, and `unregister` at the end of the block."""
+        entrant = self.register(user_id, identity)
         try:
             yield entrant
         finally:
-            self._entrants.discard(entrant)
+            self.unregister(entrant)
 
     def check(self, entrant: Entrant) -> None:
         """Raise Revoked for a client that was revoked while it connected."""

@@ -39,5 +39,4 @@ class RevocationCounters:
 
 def identity_of(connection: Connection) -> Identity | None:
     """Who is at the other end, where users sign in through the library."""
-    identity = connection._identity
-    return identity if isinstance(identity, Identity) else None
+    return connection.identity

@@ -80,6 +80,9 @@ class RecordingTransport:
         """Never: tests feed the application's own coroutine."""
         return False
 
+    def limit_messages(self, limit_bytes: int) -> None:
+        """Nothing is read here."""
+
     def pause_reading(self) -> None:
         """Nothing is read here."""
 

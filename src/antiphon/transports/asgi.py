@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import operator
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from types import CoroutineType
@@ -102,6 +103,13 @@ class _Rest:
             return
 
 
+_v1: Callable[[Frame], Frame] = operator.attrgetter("v1")
+
+
+def _itself(frame: Frame) -> Frame:
+    return frame
+
+
 async def _awaited(awaitable: Awaitable[None]) -> None:
     await awaitable
 
@@ -109,7 +117,8 @@ async def _awaited(awaitable: Awaitable[None]) -> None:
 class AsgiLane:
     """The sockets of one manager on one event loop that are written to through ASGI."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, v1: bool = False) -> None:
+        self._form: Callable[[Frame], Frame] = _v1 if v1 else _itself
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         self._jobs: deque[_Job] = deque()
@@ -133,6 +142,10 @@ class AsgiLane:
     def is_idle(self) -> bool:
         """Whether nothing is queued any more, for no socket."""
         return not self._tasks
+
+    def waiting(self) -> list[AsgiTransport]:
+        """The sockets that something waits for."""
+        return list(self._busy)
 
     async def room(self) -> None:
         """Return when the backlog is small; give the driver a turn first, so that a `close` can follow a message."""
@@ -290,6 +303,7 @@ class AsgiTransport:
     def send(self, frame: Frame) -> None:
         """Queue one frame for this socket alone, behind what its groups were given before."""
         if not (self._closing or self._detached or self._ended):
+            frame = self._lane._form(frame)
             self._lane._queue((self,), frame.event, frame.size, last=False)
 
     def close(self, code: int, reason: str) -> None:
@@ -471,6 +485,7 @@ class AsgiGroup:
         if targets is None:
             targets = self._targets = tuple(self._members)
         if targets:
+            frame = self._lane._form(frame)
             self._lane._queue(targets, frame.event, frame.size, last=False)
 
     def __len__(self) -> int:

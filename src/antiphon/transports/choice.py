@@ -22,40 +22,35 @@ POLL_S = 0.002
 class Lanes:
     """The lanes of one manager on the running event loop. Each kind is made when the first socket needs it."""
 
-    __slots__ = ("_asgi", "_deflating", "_pressures", "_sockets")
+    __slots__ = ("_asgi", "_pressures", "_sockets", "speak_v1")
 
     def __init__(self) -> None:
-        self._asgi: AsgiLane | None = None
-        self._sockets: SocketLane | None = None
-        self._deflating: SocketLane | None = None
+        self._asgi: dict[bool, AsgiLane] = {}
+        self._sockets: dict[tuple[bool, bool], SocketLane] = {}
         self._pressures: tuple[Pressure, ...] = ()
         """Of the lanes that write to sockets."""
+        self.speak_v1 = False
+        """Whether a client that speaks `antiphon.v1` has been here."""
 
-    @property
-    def asgi(self) -> AsgiLane:
-        """For the sockets of any server."""
-        if self._asgi is None:
-            self._asgi = AsgiLane()
-        return self._asgi
+    def asgi(self, *, v1: bool = False) -> AsgiLane:
+        """For the sockets of any server whose clients speak `antiphon.v1`, or do not."""
+        lane = self._asgi.get(v1)
+        if lane is None:
+            lane = self._asgi[v1] = AsgiLane(v1=v1)
+            self.speak_v1 |= v1
+        return lane
 
-    @property
-    def sockets(self) -> SocketLane:
-        """For the sockets of servers that let the library write to them directly."""
-        if self._sockets is None:
-            self._sockets = SocketLane()
-            self._pressures += (self._sockets.pressure,)
-        return self._sockets
-
-    @property
-    def deflating(self) -> SocketLane:
-        """For those among them whose clients take compressed messages."""
-        if self._deflating is None:
-            self._deflating = SocketLane(deflates=True)
-            self._pressures += (self._deflating.pressure,)
-        return self._deflating
+    def sockets(self, *, deflates: bool = False, v1: bool = False) -> SocketLane:
+        """For the sockets of servers that let the library write to them directly, and clients that understand that."""
+        lane = self._sockets.get((deflates, v1))
+        if lane is None:
+            lane = self._sockets[deflates, v1] = SocketLane(deflates=deflates, v1=v1)
+            self.speak_v1 |= v1
+            self._pressures += (lane.pressure,)
+        return lane
 
     def _made(self) -> list[AsgiLane | SocketLane]:
-        return [lane for lane in (self._sockets, self._deflating, self._asgi) if lane is not None]
+        return [*self._sockets.values(), *self._asgi.values()]
 
     @property
     def backlog_bytes(self) -> int:
@@ -69,7 +64,12 @@ class Lanes:
             if pressure.messages > MESSAGES or pressure.bytes > BYTES or pressure.crowded:
                 return False
         # A lane of tasks has to be given a turn first.
-        return self._asgi is None or not self._asgi.pressure.messages
+        return not self._asgi or not any(lane.pressure.messages for lane in self._asgi.values())
+
+    def waiting(self) -> tuple[int, int]:
+        """Clients that bytes wait for because they do not read, and how many bytes."""
+        sizes = [transport.queued_bytes for lane in self._made() for transport in lane.waiting()]
+        return len(sizes), sum(sizes)
 
     async def room(self) -> None:
         """Return at once while the backlog of every lane is small, else when it is."""
@@ -91,7 +91,9 @@ class Lanes:
             lane.close()
 
 
-def transport_for(websocket: WebSocket, *, lanes: Lanes, on_lost: OnLost, limits: SendLimits) -> Transport:
+def transport_for(
+    websocket: WebSocket, *, lanes: Lanes, on_lost: OnLost, limits: SendLimits, v1: bool = False
+) -> Transport:
     """The way to an accepted WebSocket. Call it on the socket's event loop.
 
     `on_lost` is told at most once, from the event loop and never from inside another call.
@@ -100,8 +102,8 @@ def transport_for(websocket: WebSocket, *, lanes: Lanes, on_lost: OnLost, limits
     offer = extensions.get(EXTENSION)
     door = offer.get("door") if isinstance(offer, dict) else None
     if isinstance(door, Door) and door.is_open:
-        lane = lanes.deflating if door.deflates else lanes.sockets
+        lane = lanes.sockets(deflates=door.deflates, v1=v1)
         return SocketTransport(door, lane=lane, on_lost=on_lost, limits=limits)
     # Starlette's own `send` checks for each message what the server checks again.
     send = cast(AsgiSend, getattr(websocket, "_send", websocket.send))
-    return AsgiTransport(send, lane=lanes.asgi, on_lost=on_lost, limits=limits)
+    return AsgiTransport(send, lane=lanes.asgi(v1=v1), on_lost=on_lost, limits=limits)

@@ -110,7 +110,7 @@ class SocketTransport:
             lane.deliver(self, frame)
             return
         # As `WriteQueue.deliver_to_few` does, once more: it is the whole cost of a topic with one listener.
-        data = lane.wire_of(frame) if lane.deflates else frame.wire
+        data = frame.wire if lane.is_plain else lane.wire_of(frame)
         pending = self.pending
         if pending is None:
             self.pending = data

@@ -47,6 +47,18 @@ def _deflated(frame: Frame) -> bytes:
 _plain: Callable[[Frame], bytes] = operator.attrgetter("wire")
 
 
+def _v1_deflated(frame: Frame) -> bytes:
+    return _deflated(frame.v1)
+
+
+_FORMS: dict[tuple[bool, bool], Callable[[Frame], bytes]] = {
+    (False, False): _plain,
+    (True, False): _deflated,
+    (False, True): operator.attrgetter("v1.wire"),
+    (True, True): _v1_deflated,
+}
+
+
 class Member(Protocol):
     """One socket, as the queue sees it."""
 
@@ -56,6 +68,11 @@ class Member(Protocol):
     @property
     def descriptor(self) -> int:
         """What may be written to directly now; -1 for nothing."""
+        ...
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait because the client does not read."""
         ...
 
     def push(self, data: bytes) -> None:
@@ -150,9 +167,10 @@ class _Job:
 class WriteQueue:
     """The sockets of one manager on one event loop that are written to directly."""
 
-    def __init__(self, *, deflates: bool = False) -> None:
-        self.deflates = deflates
-        self.wire_of = _deflated if deflates else _plain
+    def __init__(self, *, deflates: bool = False, v1: bool = False) -> None:
+        self.is_plain = not deflates and not v1
+        """Whether `Frame.wire` is what its sockets get."""
+        self.wire_of = _FORMS[deflates, v1]
         """The bytes that stand for a frame on these sockets."""
         self.loop = asyncio.get_running_loop()
         self.ready: deque[Member] = deque()
@@ -179,6 +197,10 @@ class WriteQueue:
     def is_idle(self) -> bool:
         """Whether nothing is queued any more, for no socket."""
         return not self.jobs and not self.ready and not self._blocked
+
+    def waiting(self) -> list[Member]:
+        """The sockets that take no more for now."""
+        return list(self._blocked)
 
     async def room(self) -> None:
         """Return at once while the backlog is small, else when it is."""

@@ -6,8 +6,9 @@ import struct
 import zlib
 
 from antiphon.errors import ConfigurationError, MessageNotSerializable
+from antiphon.wire import codec
 
-__all__ = ["DEFLATE_WINDOW_BITS", "Frame", "close_frame"]
+__all__ = ["DEFLATE_WINDOW_BITS", "ControlFrame", "Frame", "close_frame"]
 
 DEFLATE_WINDOW_BITS = 12
 """`Frame.deflated` needs a client window of at least 2**12 bytes: do not send it where a smaller one was negotiated."""
@@ -29,12 +30,15 @@ class Frame:
     them.
     """
 
-    __slots__ = ("_deflated", "_event", "_text", "payload", "wire")
+    __slots__ = ("_deflated", "_event", "_text", "_v1", "about", "payload", "wire")
 
     # Unset until they are asked for: most frames never are, and setting them would take a third of the constructor.
     _text: str
     _event: dict[str, object]
     _deflated: bytes
+    _v1: Frame
+    about: tuple[str | None, str | None]
+    """The id of the publication and its topic, where there are any: they go to clients that speak `antiphon.v1`."""
 
     payload: bytes
     """The content of the text frame, in UTF-8."""
@@ -96,13 +100,55 @@ class Frame:
             deflated = self._deflated = _frame(_FIN_TEXT_DEFLATED, _deflate(self.payload))
             return deflated
 
+    @property
+    def v1(self) -> Frame:
+        """The frame that carries the message to clients that speak `antiphon.v1`."""
+        try:
+            return self._v1
+        except AttributeError:
+            id, topic = getattr(self, "about", (None, None))
+            self._v1 = v1 = ControlFrame(_message_frame(self._json(), id, topic))
+            return v1
+
+    def _json(self) -> bytes:
+        return self.payload
+
     def __repr__(self) -> str:
         return f"<Frame of {len(self.payload)} bytes>"
 
 
+class _TextFrame(Frame):
+    """A text as it stands, which need not be JSON."""
+
+    __slots__ = ()
+
+    def _json(self) -> bytes:
+        return codec.encode(self.text)
+
+
+class ControlFrame(Frame):
+    """A frame of the library itself: every client that gets it gets it as it stands."""
+
+    __slots__ = ()
+
+    @property
+    def v1(self) -> Frame:
+        """This one."""
+        return self
+
+
+def _message_frame(payload: bytes, id: str | None, topic: str | None) -> bytes:
+    head = b'{"type":"message",'
+    if id is not None:
+        head += b'"id":%b,' % codec.encode(id)
+    if topic is not None:
+        head += b'"topic":%b,' % codec.encode(topic)
+    return b'%b"message":%b}' % (head, payload)
+
+
 def _frame_of_text(text: str) -> Frame:
     try:
-        frame = Frame(text.encode())
+        frame = _TextFrame(text.encode())
     except UnicodeEncodeError as error:
         raise MessageNotSerializable(f"the text holds a lone surrogate at {error.start}: clean it first") from error
     frame._text = text

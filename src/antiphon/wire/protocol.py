@@ -13,7 +13,7 @@ from antiphon.codes import CloseCode, ErrorCode
 from antiphon.errors import AntiphonError, EnvelopeError
 from antiphon.wire import codec
 from antiphon.wire.codec import JSONValue
-from antiphon.wire.frames import Frame
+from antiphon.wire.frames import ControlFrame, Frame
 
 __all__ = [
     "HEARTBEAT",
@@ -30,7 +30,6 @@ __all__ = [
     "Unsubscribe",
     "choose_subprotocol",
     "error",
-    "message",
     "pong",
     "published",
     "read",
@@ -199,11 +198,11 @@ _READERS: dict[str, Callable[[Mapping[str, object], int | None], ClientFrame]] =
 
 # -- from the server --------------------------------------------------------------------------------------------------
 
-HEARTBEAT: Final = Frame.json(b'{"type":"heartbeat"}')
+HEARTBEAT: Final = ControlFrame(b'{"type":"heartbeat"}')
 """For clients of the earlier protocols, after a time with nothing received."""
-PING: Final = Frame.json(b'{"type":"ping"}')
+PING: Final = ControlFrame(b'{"type":"ping"}')
 """For clients that speak `antiphon.v1`: they answer."""
-PONG: Final = Frame.json(b'{"type":"pong"}')
+PONG: Final = ControlFrame(b'{"type":"pong"}')
 """The answer to a ping without `ref`."""
 
 
@@ -221,16 +220,6 @@ def welcome(
     return _frame(
         {**fields, "ping_s": ping_s, "silence_s": silence_s, "topics": sorted(topics), "limits": dict(limits)}
     )
-
-
-def message(payload: bytes, *, id: str | None = None, topic: str | None = None) -> bytes:
-    """The content of the frame that carries a message of the application, which stays as it was encoded."""
-    head = b'{"type":"message",'
-    if id is not None:
-        head += b'"id":%b,' % codec.encode(id)
-    if topic is not None:
-        head += b'"topic":%b,' % codec.encode(topic)
-    return b'%b"message":%b}' % (head, payload)
 
 
 def subscribed(topic: str, *, ref: int | None = None) -> Frame:
@@ -273,4 +262,4 @@ def _answer(fields: dict[str, object], ref: int | None) -> Frame:
 
 
 def _frame(fields: Mapping[str, object]) -> Frame:
-    return Frame.json(codec.encode(fields))
+    return ControlFrame(codec.encode(fields))
