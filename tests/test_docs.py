@@ -295,6 +295,8 @@ def test_fields_table_is_that_of_the_envelope() -> None:
         retry_age_ms=1,
         kind="k",
         at_ms=1,
+        slow="newest",
+        key="k",
     )
     assert set(names(section(WIRE, "## Envelopes"))) == set(json.loads(envelopes.encode(full)))
 

@@ -15,7 +15,7 @@ import antiphon.tickets
 from antiphon.auth import ClientGone, Refused
 from antiphon.identity import Identity
 from antiphon.origins import OriginRule
-from antiphon.redaction import mask
+from antiphon.redaction import SCAN_CHARACTERS, TEXT_CHARACTERS, mask
 from antiphon.security import Security
 from tests.test_docs import CODE, ROOT, block, blocks, no_environment, rows, section
 from tests.unit.browsers import Browser
@@ -118,6 +118,7 @@ def test_the_table_of_origins_is_what_the_rule_does(row: list[str]) -> None:
         "accepted": (True, True),
         "refused": (False, False),
         "accepted if listed": (False, True),
+        "accepted if none is listed": (True, False),
         "refused if listed": (True, False),
     }
     assert (without.allowed, listed.allowed) == answers[row[2]]
@@ -168,9 +169,19 @@ def test_the_names_that_the_page_says_are_masked_are() -> None:
     assert len(secret) == 7
     for name in secret:
         assert mask(f"?{name}=SECRET") == f"?{name}=***"
+    assert (SCAN_CHARACTERS, TEXT_CHARACTERS) == (8 * 1024, 64 * 1024)
+
+
+def test_the_client_of_the_page_for_tests_passes_the_origin_rule_with_a_cookie() -> None:
+    namespace = run_block('channel="chat"')
+    headers = {"origin": "http://testserver"}
+    assert f'`TestClient(app, headers={{"origin": "{headers["origin"]}"}})`' in PAGE.read_text()
+    with TestClient(namespace["app"], headers=headers, cookies={"session": "nU6mRr0Zc1"}) as client:
+        with client.websocket_connect("/ws"):
+            until(lambda: namespace["manager"].is_user_connected("42"))
 
 
 def test_the_defaults_of_the_page_are_those_of_the_code() -> None:
-    assert Security()._refusal_s == 0.1
+    assert (Security()._refusal_s, Security()._answer_s) == (0.1, 5.0)
     first = antiphon.auth.FirstMessage(lambda token: None)
     assert (first.timeout_s, first.limit_bytes) == (5.0, 16 * 1024)

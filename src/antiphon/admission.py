@@ -8,7 +8,7 @@ more before it hears anything.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from starlette.websockets import WebSocket, WebSocketState
 
@@ -20,10 +20,11 @@ from antiphon.health.gate import gate_is_open
 from antiphon.hub import Hub
 from antiphon.identity import Identity
 from antiphon.options import Options
+from antiphon.presence import Answerer, Answers
 from antiphon.quotas import Quotas
 from antiphon.revocation import Entrant, Rechecks, RevocationCounters, Revocations
 from antiphon.roster import Roster
-from antiphon.security import refuse
+from antiphon.security import Security, asked_before, refuse
 
 __all__ = ["Admission"]
 
@@ -49,26 +50,47 @@ class Admission:
         self._refused = refused
         self.ended: AntiphonError | None = None
         """Why nobody can get in any more."""
-        security = self._security = options.security
+        self.security = options.security
+        """The manager's own; where it was given none, the first that an endpoint or a dependency has asked."""
+        self._is_settled = options.has_own_security
+        self._counters = revocation_counters
+        self._drop_topic = drop_topic
         self.quotas = Quotas(
             attachment.store,
             per_user=options.limits.connections_per_user,
-            per_address=security.connections_per_address,
+            per_address=self.security.connections_per_address,
             scope=hub.channel,
             timings=options.quota_timings,
         )
         attachment.on_gone = self._on_gone
-        self.revocations = Revocations(hub, attachment.census, end=roster.end, counters=revocation_counters)
-        self.rechecks = Rechecks(
-            hub,
+        asking = _Asking(attachment)
+        self.revocations = Revocations(hub, asking, end=roster.end, counters=revocation_counters)
+        self.rechecks = self._rechecks()
+        self._earlier: list[Rechecks] = []
+
+    def _rechecks(self) -> Rechecks:
+        security = self.security
+        rechecks = Rechecks(
+            self._hub,
             recheck=security.recheck,
             may_hear=security.may_still_hear if security.asks_about_topics else None,
-            end=roster.end,
-            drop_topic=drop_topic,
+            end=self._roster.end,
+            drop_topic=self._drop_topic,
             every_s=security.recheck_s,
-            counters=revocation_counters,
+            counters=self._counters,
         )
-        attachment.relay.watch(self.rechecks.on_state)
+        self._attachment.relay.watch(rechecks.on_state)
+        return rechecks
+
+    def _use(self, security: Security) -> None:
+        """The application asks this one before it connects sockets: it is meant for them, then."""
+        self._is_settled = True
+        if security is self.security:
+            return
+        self.security = security
+        self._attachment.relay.unwatch(self.rechecks.on_state)
+        self._earlier.append(self.rechecks)
+        self.rechecks = self._rechecks()
 
     async def enter(
         self,
@@ -85,31 +107,43 @@ class Admission:
 
         Raises Refused, in a way that the client can see; `ended`; and what the server raises when the client has gone.
         """
-        security = self._security
+        if self.ended is not None:
+            await self._refuse(websocket, Draining())
+        if not self._is_settled and (asked := asked_before(websocket)) is not None:
+            self._use(asked)
+        security, revocations = self.security, self.revocations
         id = self._roster.new_id(self._attachment)
-        by_address = _by_address(id)
+        # Registered first: a revocation reaches the client from the moment on at which it is known who it is.
+        entrant = revocations.register(_user_of(user_id, identity), identity)
         try:
             address = security.address_of(websocket)
             if address is not None:
                 # Before anything is asked of the database: who waits to sign in counts too.
-                await self._count_in(websocket, by_address, None, address)
+                await self._count_in(websocket, _by_address(id), None, address)
             if identity is None:
-                identity = await security.admit(websocket, user_id=user_id)
+                identity = await security.admit(websocket, user_id=user_id, subprotocol=subprotocol)
+                entrant.user_id, entrant.identity = _user_of(user_id, identity), identity
             else:
                 await security.admit_origin(websocket)
-            if user_id is None and identity is not None:
-                user_id = identity.user_id
+            user_id = entrant.user_id
             if user_id is not None:
                 await self._count_in(websocket, id, user_id, None)
-            for topic in topics:
-                if not await security.may_hear(identity, topic):
-                    await self._refuse(websocket, Forbidden(f"topic {topic!r}"))
+            if identity is None and user_id is not None and security.asks_about_topics:
+                identity = Identity(user_id=user_id)  # the application's word for it
+            await self._check_topics(websocket, identity, topics)
             return await self._let_in(
-                websocket, id, user_id, topics, identity=identity, accept=accept, subprotocol=subprotocol, v1=v1
+                websocket, id, entrant, topics, identity=identity, accept=accept, subprotocol=subprotocol, v1=v1
             )
         except BaseException:
             self._on_gone(id)
             raise
+        finally:
+            revocations.unregister(entrant)
+
+    async def _check_topics(self, websocket: WebSocket, identity: Identity | None, topics: Sequence[str]) -> None:
+        for topic in topics:
+            if not await self.security.may_hear(identity, topic):
+                await self._refuse(websocket, Forbidden(f"topic {topic!r}"))
 
     async def _count_in(self, websocket: WebSocket, id: str, user_id: str | None, address: str | None) -> None:
         try:
@@ -125,7 +159,7 @@ class Admission:
         self,
         websocket: WebSocket,
         id: str,
-        user_id: str | None,
+        entrant: Entrant,
         topics: Sequence[str],
         *,
         identity: Identity | None,
@@ -135,7 +169,6 @@ class Admission:
     ) -> Connection:
         attachment = self._attachment
         listened: list[str | None] = []
-        entrant = self.revocations.register(user_id, identity)
         try:
             if accept and websocket.application_state is WebSocketState.CONNECTING:
                 await websocket.accept(subprotocol=subprotocol)
@@ -146,8 +179,13 @@ class Admission:
             listened = routes
             for route in routes:
                 await attachment.heard(route)
+            if self.security.asks_about_topics:
+                self.rechecks.start()
             if identity is not None:
-                identity = await self._confirm(identity)
+                fresh = await self._confirm(identity)
+                if fresh != identity:
+                    await self._check_topics(websocket, fresh, topics)
+                identity = fresh
             self._check_revoked(entrant)
             self._check_gate()
             if self.ended is not None:
@@ -156,7 +194,7 @@ class Admission:
             return self._roster.add(
                 websocket,
                 id,
-                user_id,
+                entrant.user_id,
                 identity=identity,
                 topics=topics,
                 attachment=attachment,
@@ -167,8 +205,6 @@ class Admission:
             for route in listened:
                 attachment.unlisten(route)
             raise
-        finally:
-            self.revocations.unregister(entrant)
 
     async def _confirm(self, identity: Identity) -> Identity:
         """Checked again second: what happened before the client was within the reach of revocations shows here."""
@@ -197,16 +233,43 @@ class Admission:
 
     async def may_hear(self, connection: Connection, topic: str) -> bool:
         """Whether a connection may hear a topic whose name was checked."""
-        return await self._security.may_hear(connection.identity, topic)
+        while True:
+            round_before = self._counters.rechecks
+            if not await self.security.may_hear(connection.identity, topic):
+                return False
+            if self._counters.rechecks == round_before:  # or a re-check has begun meanwhile, and may have missed it
+                return True
 
     async def close(self) -> None:
         """End the tasks, and give the places in the quotas back. Idempotent."""
         self._attachment.relay.unwatch(self.rechecks.on_state)
         self.revocations.close()
-        await self.rechecks.close()
+        for rechecks in [*self._earlier, self.rechecks]:
+            await rechecks.close()
         await self.quotas.close()
 
 
+class _Asking:
+    """The census, which is asked once the first attempt to connect to the broker has ended."""
+
+    def __init__(self, attachment: Attachment) -> None:
+        self._attachment = attachment
+
+    def add(self, channel: str, answerer: Answerer, *, about: str) -> None:
+        self._attachment.census.add(channel, answerer, about=about)
+
+    def discard(self, channel: str, answerer: Answerer, *, about: str) -> None:
+        self._attachment.census.discard(channel, answerer, about=about)
+
+    async def ask(self, channel: str, question: Mapping[str, object], *, timeout_s: float, about: str) -> Answers:
+        await self._attachment.relay.first_dial()
+        return await self._attachment.census.ask(channel, question, timeout_s=timeout_s, about=about)
+
+
+def _user_of(user_id: str | None, identity: Identity | None) -> str | None:
+    return identity.user_id if user_id is None and identity is not None else user_id
+
+
 def _by_address(id: str) -> str:
-    """A connection counts twice: for its address while it signs in, for its user from then on."""
+    """A connection counts twice: for its address from the handshake on, for its user once that is known."""
     return f"{id}@"

@@ -48,7 +48,7 @@ class Attachment:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self._thread = get_ident()
-        self.lanes = Lanes()
+        self.lanes = Lanes(dropped=hub.counters.dropped_slow)
         self.lag = LoopLag.acquire()
         self._hub = hub
         self._shared = relays.acquire(

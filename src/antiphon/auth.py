@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
+import time
 from collections.abc import Awaitable, Callable
-from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Final, Protocol, TypeAlias, runtime_checkable
 
 from starlette.exceptions import WebSocketException
 from starlette.requests import HTTPConnection
@@ -42,6 +43,9 @@ __all__ = [
     "close_quietly",
     "read_first_message",
 ]
+
+SPOKEN: Final = "antiphon.subprotocol"
+"""Where the scope of a socket says in what subprotocol it will be spoken to, if that is known before it is accepted."""
 
 _TOKEN_CHARACTERS = 8192
 _token = re.compile(r"[\x21-\x7e]+")
@@ -159,18 +163,20 @@ class ClientGone(Refused, WebSocketDisconnect):
     kind = "client_gone"
 
 
-async def accept_offered(websocket: WebSocket) -> None:
+async def accept_offered(websocket: WebSocket, *, subprotocol: str | None = "") -> None:
     """Accept a socket, if it is not accepted yet, to close it with a code or to read its first message.
 
     A browser that offered subprotocols drops a connection that names none of them, and then sees no code: so
-    `antiphon.v1` is named if it is among those offered, else the first. Raises ClientGone.
+    `antiphon.v1` is named if it is among those offered, else the first; or `subprotocol`, if that is not empty (with
+    None, none). Raises ClientGone.
     """
     if websocket.application_state is not WebSocketState.CONNECTING:
         return
     offered: list[str] = websocket.scope.get("subprotocols") or []
-    chosen = "antiphon.v1" if "antiphon.v1" in offered else next(iter(offered), None)
+    if subprotocol == "":
+        subprotocol = "antiphon.v1" if "antiphon.v1" in offered else next(iter(offered), None)
     try:
-        await websocket.accept(subprotocol=chosen)
+        await websocket.accept(subprotocol=subprotocol)
     except (OSError, RuntimeError) as error:
         close_quietly(websocket)
         raise ClientGone from error
@@ -222,10 +228,12 @@ It is asked only about printable ASCII without spaces, of at most 8,192 characte
 """
 
 
-async def _ask(verify: Verify, token: str) -> Identity:
-    """The identity of a token. Raises NotSignedIn; what could never be a token does not get to `verify`."""
+async def _ask(verify: Verify, token: str, *, again: _Again | None) -> Identity:
+    """The identity of a token, proved now. Raises NotSignedIn; what could never be a token does not get to `verify`."""
     if len(token) > _TOKEN_CHARACTERS or not _token.fullmatch(token):
         raise NotSignedIn("the credentials hold characters that no token has, or are too long")
+    # Before the question: what is revoked while it is answered may not be in the answer.
+    asked_s = time.time()
     answer = verify(token)
     identity = await answer if inspect.isawaitable(answer) else answer
     if identity is None:
@@ -235,7 +243,29 @@ async def _ask(verify: Verify, token: str) -> Identity:
             f"{getattr(verify, '__qualname__', verify)!s} returned {type(identity).__name__}: "
             "return an Identity, or None for a token that is not valid"
         )
-    return identity
+    return identity._proved_by(again, at_s=asked_s)
+
+
+class _Again:
+    """Asks about a token again. Equal for one token of one authenticator, so that it is asked about once for all."""
+
+    __slots__ = ("_authenticator", "_token")
+
+    def __init__(self, authenticator: CookieSession | BearerToken, token: str) -> None:
+        self._authenticator = authenticator
+        self._token = token
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Again) and self._authenticator is other._authenticator and self._token == other._token
+
+    def __hash__(self) -> int:
+        return hash((id(self._authenticator), self._token))
+
+    async def __call__(self) -> Identity:
+        try:
+            return await self._authenticator._proved(self._token)
+        except NotSignedIn as error:
+            raise self._authenticator._ended() from error
 
 
 class CookieSession:
@@ -259,15 +289,10 @@ class CookieSession:
         return await self._proved(token) if token else None
 
     async def _proved(self, token: str) -> Identity:
-        identity = await _ask(self._lookup, token)
+        return await _ask(self._lookup, token, again=_Again(self, token) if self._rechecks else None)
 
-        async def again() -> Identity:
-            try:
-                return await self._proved(token)
-            except NotSignedIn as error:
-                raise Revoked("the session is not valid any more") from error
-
-        return identity._proved_by(again if self._rechecks else None)
+    def _ended(self) -> Refused:
+        return Revoked("the session is not valid any more")
 
 
 class BearerToken:
@@ -292,23 +317,20 @@ class BearerToken:
         return await self._proved(matches[0][1] or "")
 
     async def _proved(self, token: str) -> Identity:
-        identity = await _ask(self._verify, token)
+        return await _ask(self._verify, token, again=_Again(self, token) if self._rechecks else None)
 
-        async def again() -> Identity:
-            try:
-                return await self._proved(token)
-            except NotSignedIn as error:
-                raise SessionExpired("the token is not valid any more") from error
-
-        return identity._proved_by(again if self._rechecks else None)
+    def _ended(self) -> Refused:
+        return SessionExpired("the token is not valid any more")
 
 
 class FirstMessage:
     """Sign-in by the first message on the socket, `{"type":"auth","token":"…"}`, for clients that can send no header.
 
     Accepts the socket itself. It has to be the last authenticator, since it refuses a client whose first message is
-    anything else, larger than `limit_bytes`, or not complete within `timeout_s` seconds. The token is not asked about
-    again at re-checks; give the identity an `expires_at_s`, or another authenticator that is `Rechecking`.
+    anything else, larger than `limit_bytes`, or not complete within `timeout_s` seconds. Where the library has a say in
+    uvicorn (`install`, or its protocol class) a larger one is not even received as a whole: that ends with code 1009.
+    The token is not asked about again at re-checks; give the identity an `expires_at_s`, or another authenticator that
+    is `Rechecking`.
     """
 
     def __init__(self, verify: Verify, *, timeout_s: float = 5.0, limit_bytes: int = 16 * 1024) -> None:
@@ -325,9 +347,20 @@ class FirstMessage:
         """
         if not isinstance(connection, WebSocket):
             return None
-        await accept_offered(connection)
+        _limit_messages(connection, self.limit_bytes)
+        await accept_offered(connection, subprotocol=connection.scope.get(SPOKEN, ""))
         token = await read_first_message(connection, timeout_s=self.timeout_s, limit_bytes=self.limit_bytes)
-        return (await _ask(self._verify, token))._proved_by(None)
+        identity = await _ask(self._verify, token, again=None)
+        _limit_messages(connection, None)
+        return identity
+
+
+def _limit_messages(websocket: WebSocket, limit_bytes: int | None) -> None:
+    """Say how much of one message the server may keep, where it offers the library a door; None: as it was told."""
+    offer = (websocket.scope.get("extensions") or {}).get("antiphon")
+    limit = getattr(offer.get("door"), "limit_messages", None) if isinstance(offer, dict) else None
+    if limit is not None:
+        limit(limit_bytes)
 
 
 async def read_first_message(websocket: WebSocket, *, timeout_s: float, limit_bytes: int) -> str:
@@ -335,7 +368,7 @@ async def read_first_message(websocket: WebSocket, *, timeout_s: float, limit_by
 
     Raises NotSignedIn when it is anything else, has more than `limit_bytes`, or is not there completely after
     `timeout_s` seconds; ClientGone when the client goes. How much of a message is held until it is complete is the
-    server's limit, as `uvicorn --ws-max-size`.
+    server's limit, as `uvicorn --ws-max-size`; `FirstMessage` makes it smaller where it can.
     """
     try:
         async with asyncio.timeout(timeout_s):

@@ -26,7 +26,7 @@ class Connection:
         self._home: object | None = None
         """The manager's attachment to the event loop that the connection is on."""
         self._socket: object | None = None
-        """The application's WebSocket, by which the manager knows it; None once it has been given up."""
+        """A weak reference to the application's WebSocket, by which the manager knows it; None once it is let go."""
 
     @property
     def topics(self) -> frozenset[str]:

@@ -211,6 +211,8 @@ class Hub:
             return 0
         if self.message_filter is not None and not self._passes(publication):
             return 0
+        if envelope.slow is not None:
+            return self._deliver_or_drop(publication, heard)
         frame = publication.frame
         if envelope.users is None and (not envelope.exclude or envelope.exclude.isdisjoint(self._by_id)):
             return self.deliver_to_all(frame, topic)
@@ -242,6 +244,24 @@ class Hub:
             groups, count = heard.groups, len(heard.members)
         for group in groups.values():
             group.deliver(frame)
+        self.counters.delivered += count
+        self.counters.sent_bytes += count * frame.size
+        return count
+
+    def _deliver_or_drop(self, publication: Publication, heard: Connection | Audience | None) -> int:
+        """The same for what may be dropped where it has to wait. `heard` is None for the whole channel."""
+        envelope, frame, policy = publication.envelope, publication.frame, publication.policy
+        assert policy is not None
+        if envelope.users is None and not envelope.exclude and not isinstance(heard, Connection):
+            groups = self._groups if heard is None else heard.groups
+            for group in groups.values():
+                group.deliver_or_drop(frame, policy)
+            count = len(self._by_id if heard is None else heard.members)
+        else:
+            count = 0
+            for connection in self._chosen(envelope, self._by_id.values() if heard is None else _members(heard)):
+                connection._transport.send_or_drop(frame, policy)
+                count += 1
         self.counters.delivered += count
         self.counters.sent_bytes += count * frame.size
         return count

@@ -12,10 +12,11 @@ __all__ = ["Identity"]
 
 
 class _Proved:
-    """The place for how an identity can be proved again; no field, so that nothing shows, compares or stores it."""
+    """The place for how and when an identity was proved; no field, so that nothing shows, compares or stores it."""
 
-    __slots__ = ("_again",)
+    __slots__ = ("_again", "_at_s")
     _again: Callable[[], Awaitable[Identity]] | None
+    _at_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +50,26 @@ class Identity(_Proved):
 
     @property
     def proved_again(self) -> Callable[[], Awaitable[Identity]] | None:
-        """What asks for the same identity once more, if the way that it was proved allows that; for re-checks."""
+        """What asks for the same identity once more, if the way that it was proved allows that; for re-checks.
+
+        It is equal for identities that were proved by the same token: one answer is good for all of them.
+        """
         return getattr(self, "_again", None)
 
-    def _proved_by(self, again: Callable[[], Awaitable[Identity]] | None) -> Identity:
-        """A copy that remembers how it was proved: what `lookup` returned may be one object for many sockets."""
+    @property
+    def proved_at_s(self) -> float | None:
+        """When the question was asked whose answer this is, or the ticket issued, in seconds of Unix time.
+
+        None when nobody knows, as for an identity that the application has made.
+        """
+        return getattr(self, "_at_s", None)
+
+    def _proved_by(self, again: Callable[[], Awaitable[Identity]] | None, *, at_s: float | None) -> Identity:
+        """A copy that remembers how and when it was proved: what `lookup` returned may be one object for many sockets.
+
+        `again` must be equal for the same proof, and for no other.
+        """
         copy = replace(self)
         object.__setattr__(copy, "_again", again)
+        object.__setattr__(copy, "_at_s", at_s)
         return copy

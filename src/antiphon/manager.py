@@ -29,10 +29,10 @@ from antiphon.limits import Limits
 from antiphon.options import read_options
 from antiphon.outbox import OutboxLimits
 from antiphon.presence import ClusterCounts
-from antiphon.publication import frame_of, new_publication
+from antiphon.publication import SlowPolicy, frame_of, new_publication
 from antiphon.quotas import QuotaTimings
 from antiphon.receipt import OutagePolicy, Receipt, check_outage
-from antiphon.revocation import Disconnected, RevocationCounters, Revocations
+from antiphon.revocation import Disconnected, RevocationCounters
 from antiphon.roster import Roster
 from antiphon.security import Security
 from antiphon.session import OnClose, Sessions
@@ -223,20 +223,13 @@ class WebSocketManager:
         answered delivers nothing more to them. Never raises because the broker is away. Raises InvalidUserId and
         ConfigurationError.
         """
-        revocations = await self._revocations()
-        return await revocations.disconnect_user(user_id, except_=except_, timeout_s=timeout_s)
+        return await self._admitting().revocations.disconnect_user(user_id, except_=except_, timeout_s=timeout_s)
 
     async def disconnect_session(
         self, session_id: str, *, except_: Collection[str] = (), timeout_s: float = _CENSUS_S
     ) -> Disconnected:
         """End all sockets of a session, known by `Identity.session_id`. As `disconnect_user` in everything else."""
-        revocations = await self._revocations()
-        return await revocations.disconnect_session(session_id, except_=except_, timeout_s=timeout_s)
-
-    async def _revocations(self) -> Revocations:
-        revocations = self._admitting().revocations
-        await self._first_dial()
-        return revocations
+        return await self._admitting().revocations.disconnect_session(session_id, except_=except_, timeout_s=timeout_s)
 
     def recheck(self) -> None:
         """Ask the application again, soon, about everybody here and what they hear, as after a change of roles.
@@ -344,6 +337,8 @@ class WebSocketManager:
         outage: OutagePolicy | None = None,
         expires_s: float | None = None,
         ephemeral: bool = False,
+        slow: SlowPolicy = "disconnect",
+        key: str | None = None,
     ) -> Receipt:
         """Send a message to every client of the channel, on every replica; each gets it once, in publishing order.
 
@@ -357,18 +352,23 @@ class WebSocketManager:
             outage: What happens when the broker does not take it; the manager's policy by default.
             expires_s: Seconds after which it is not delivered any more, by the clocks of the replicas.
             ephemeral: It is not kept for the other replicas while the broker is away (typing, cursors).
+            slow: What happens where it has to wait because a client does not read quickly enough. "disconnect": the
+                client is cut off when too much waits, or for too long (`SendLimits`). "drop_oldest": the oldest of
+                such messages are dropped instead. "newest_per_key": also, a later message of the same topic and `key`
+                takes its place. Clients that keep up get all of them, and the order never changes.
+            key: With "newest_per_key", and only there: whose or what state this is; 1 to 128 characters.
 
         Returns when this replica's sockets were given it and the broker has taken it, or is known not to have; after at
         most about 2 s. Never blocks on a slow client. Nothing raises because the broker is away, but PublishFailed
         where the policy is `"fail"`. A publication whose outcome is unknown is delivered here, and again later under
         the same id, which every replica recognises.
 
-        Raises MessageNotSerializable, MessageTooLarge, InvalidTopicName, InvalidUserId, ManagerClosed: before anything
-        was sent.
+        Raises MessageNotSerializable, MessageTooLarge, InvalidTopicName, InvalidUserId, ConfigurationError,
+        ManagerClosed: before anything was sent.
         """
         attachment = self._attachment
         plain = target_user_ids is None and exclude is None and expires_s is None and outage is None
-        if plain and attachment is not None:
+        if plain and slow == "disconnect" and key is None and attachment is not None:
             receipt = attachment.publish_here(message, topic, limit_bytes=self._options.limits.message_bytes)
             if receipt is not None:
                 if not attachment.lanes.has_room:
@@ -384,6 +384,8 @@ class WebSocketManager:
             users=target_user_ids,
             exclude=None if exclude is None else self._roster.ids(exclude),
             expires_s=expires_s,
+            slow=slow,
+            key=key,
             limit_bytes=self._options.limits.message_bytes,
         )
         fail = check_outage(outage if outage is not None else self._options.outage) == "fail"
@@ -396,10 +398,18 @@ class WebSocketManager:
         return Receipt(publication.envelope.id or "", scope, replicas, connections, queued, reason)
 
     async def send_to_user(
-        self, user_id: str, message: object, *, outage: OutagePolicy | None = None, expires_s: float | None = None
+        self,
+        user_id: str,
+        message: object,
+        *,
+        outage: OutagePolicy | None = None,
+        expires_s: float | None = None,
+        slow: SlowPolicy = "disconnect",
+        key: str | None = None,
     ) -> Receipt:
         """Send a message to all sockets of one user, wherever they are. As `broadcast` in everything else."""
-        return await self.broadcast(message, {check_user_id(user_id)}, outage=outage, expires_s=expires_s)
+        users = {check_user_id(user_id)}
+        return await self.broadcast(message, users, outage=outage, expires_s=expires_s, slow=slow, key=key)
 
     async def send_personal_message(self, message: object, websocket: WebSocket | Connection) -> None:
         """Send a message to one socket of this replica, in order with what is published.
@@ -488,6 +498,7 @@ class WebSocketManager:
             connects=counters.connects,
             disconnects=counters.disconnects,
             lost=dict(counters.lost),
+            dropped_slow=dict(counters.dropped_slow),
             link=self._attachment.relay.stats() if self._attachment is not None else None,
         )
 
@@ -495,8 +506,10 @@ class WebSocketManager:
         """What is measured beside the statistics; for metrics."""
         attachment, inbound, cut = self._attachment, self._inbound, self._revocation_counters
         ended = Counter(inbound.closed)
-        if cut.revoked + cut.ended:
-            ended[CloseCode.REVOKED.name] += cut.revoked + cut.ended
+        ended.update(cut.ended_by)
+        if cut.revoked:
+            ended[CloseCode.REVOKED.name] += cut.revoked
+        security = self._admission.security if self._admission is not None else self._options.security
         clients, queued_bytes = attachment.lanes.waiting() if attachment is not None else (0, 0)
         return Vitals(
             draining=attachment is not None and not gate_is_open(attachment.loop),
@@ -509,7 +522,7 @@ class WebSocketManager:
             refused_connections=self._refused,
             refused_messages=inbound.refused,
             ended_connections=ended,
-            security=self._options.security.counters.refused,
+            security=security.counters.refused,
             history=attachment.relay.history if attachment is not None else None,
             loop_lag=attachment.lag if attachment is not None else None,
         )
@@ -620,7 +633,7 @@ class WebSocketManager:
                 subscribe=self._subscribe,
                 unsubscribe=self.unsubscribe,
                 publish=lambda message, topic: self.broadcast(message, topic=topic),
-                may_hear=self._may_hear if self._options.security.asks_about_topics else None,
+                may_hear=self._may_hear,
             ),
             limits=self._options.limits,
             journal=self._journal,
@@ -640,7 +653,18 @@ class WebSocketManager:
         return self._attachment
 
     async def _may_hear(self, connection: Connection, topic: str) -> bool:
-        return await self._admitting().may_hear(connection, topic)
+        """Whether a client may have a topic that it asks for itself: only where the application says who may."""
+        admission = self._admitting()
+        if not admission.security.asks_about_topics:
+            self._journal.warning(
+                "authorize",
+                "a client asked for topic %r of channel %r, and nothing says who may hear what: "
+                "give Security(authorize=)",
+                topic,
+                self.channel,
+            )
+            return False
+        return await admission.may_hear(connection, topic)
 
     def _take_topic(self, connection: Connection, topic: str) -> None:
         """A re-check found that a connection may hear a topic no longer."""

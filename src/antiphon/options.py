@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -31,7 +31,7 @@ class Options:
 
     broker: Broker | None
     """None in single-replica mode."""
-    broker_key: object
+    broker_key: object = field(repr=False)  # it holds the password
     """Managers with the same key, timings and outbox limits share a link."""
     outage: OutagePolicy
     limits: Limits
@@ -41,8 +41,10 @@ class Options:
     signer: Signer | None
     """None: nothing is signed."""
     security: Security
+    has_own_security: bool
+    """Whether the application gave it."""
     quota_timings: QuotaTimings
-    store_for: Callable[[], Store] | None
+    store_for: Callable[[], Store] | None = field(repr=False)
     """Makes what replicas share beside messages; None without an address."""
 
 
@@ -81,6 +83,7 @@ def read_options(
         _checked("timings", timings, Timings),
         signer_for(signing_keys, accept_unsigned=accept_unsigned),
         _checked("security", security, Security),
+        security is not None,
         _checked("quota_timings", quota_timings, QuotaTimings),
     )
     if broker is None:

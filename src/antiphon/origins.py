@@ -176,7 +176,9 @@ class OriginRule:
         if hops and names:
             # Each proxy appends the name by which it was asked; what stands further left came with the client.
             host = names[-min(hops, len(names))]
-        why = self._compare(site, host)
+        # A Host header of this machine says nothing where a proxy may have written it.
+        is_direct = not hops and not forwarded_host and not forwarded_for
+        why = self._compare(site, host, loopback_counts=is_direct and not self._listed)
         if why in ("same_host", "loopback"):
             return Verdict(True, why, shown)
         hint = "allowed_origins=[" + ", ".join(f'"{entry}"' for entry in (*self.allowed, _written(site))) + "]"
@@ -185,7 +187,7 @@ class OriginRule:
             hint = f"trusted_proxies=[{named}]"
         return Verdict(False, why, shown, hint)
 
-    def _compare(self, site: _Site, host: str) -> Why:
+    def _compare(self, site: _Site, host: str, *, loopback_counts: bool = False) -> Why:
         """The origin with what the client asked for."""
         match = _host.fullmatch(host.lower()) if host.isascii() and len(host) <= _TEXT_CHARACTERS else None
         name = _canonical_host(match[1]) if match else None
@@ -193,7 +195,7 @@ class OriginRule:
             return "no_host"
         if site.scheme not in _DEFAULT_PORTS:
             return "other_host"
-        if _is_loopback(name) and _is_loopback(site.host):
+        if loopback_counts and _is_loopback(name) and _is_loopback(site.host):
             return "loopback"
         port = int(match[2]) if match[2] else None
         # The scheme is not known here, since TLS usually ends at a proxy: either default port counts as none.

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Collection
+from typing import Literal, TypeAlias
 
 from antiphon.errors import ConfigurationError, MessageTooLarge
 from antiphon.topics import check_topic, check_user_id, route_of
 from antiphon.wire import codec
-from antiphon.wire.envelope import Envelope
-from antiphon.wire.frames import Frame
+from antiphon.wire.envelope import KEY_CHARACTERS, Envelope, WhenSlow
+from antiphon.wire.frames import Frame, Policy
 
-__all__ = ["Publication", "frame_of", "new_publication", "numbers"]
+__all__ = ["Publication", "SlowPolicy", "frame_of", "new_publication", "numbers"]
+
+SlowPolicy: TypeAlias = Literal["disconnect", "drop_oldest", "newest_per_key"]
+"""What happens where a message has to wait for a client that is behind."""
 
 numbers = itertools.count(1)
 """What makes the ids of this process unique, behind the random name of the replica."""
 _TEN_YEARS_S = 10 * 366 * 86_400
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _ENVELOPES = 4
 """A message with the users and the connections that it names may have so many times the bytes of a message."""
+_WHEN_SLOW: dict[str, WhenSlow | None] = {
+    "disconnect": None,
+    "drop_oldest": "drop",
+    "newest_per_key": "newest",
+}
 
 
 class Publication:
@@ -44,6 +55,14 @@ class Publication:
             self._frame = frame
         return frame
 
+    @property
+    def policy(self) -> Policy | None:
+        """What may happen to it where it has to wait for a client; None: it is never dropped."""
+        slow, key = self.envelope.slow, self.envelope.key
+        if slow is None:
+            return None
+        return Policy((self.route, key) if slow == "newest" and key is not None else None)
+
     def message(self) -> object:
         """The message as a Python value; decoded anew at each call, so that the caller may change it."""
         return codec.decode(self.envelope.payload)
@@ -59,12 +78,15 @@ def new_publication(
     users: Collection[str] | None = None,
     exclude: frozenset[str] | None = None,
     expires_s: float | None = None,
+    slow: SlowPolicy = "disconnect",
+    key: str | None = None,
 ) -> Publication:
     """Check and encode a message, and give it its id: the sender's name and a number.
 
     Raises MessageNotSerializable, MessageTooLarge, InvalidTopicName, InvalidUserId or ConfigurationError.
     """
     payload = _encode(message, limit_bytes=limit_bytes)
+    when_slow = None if slow == "disconnect" and key is None else _checked_policy(slow, key)
     if users is not None:
         users = _checked_users(users)
     if users is not None or exclude:
@@ -79,7 +101,23 @@ def new_publication(
     envelope = Envelope(
         id, payload, isinstance(message, str), sender, users, exclude or None, expires_at_ms, None, None, now_ms
     )
+    if when_slow is not None:
+        envelope.slow, envelope.key = when_slow, key
     return Publication(envelope, channel=channel, topic=None if topic is None else check_topic(topic))
+
+
+def _checked_policy(slow: object, key: object) -> WhenSlow | None:
+    if not isinstance(slow, str) or slow not in _WHEN_SLOW:
+        raise ConfigurationError(f"slow={slow!r}: it must be one of {', '.join(map(repr, _WHEN_SLOW))}")
+    if slow == "newest_per_key":
+        if not isinstance(key, str) or not 0 < len(key) <= KEY_CHARACTERS or _SURROGATES.search(key):
+            raise ConfigurationError(
+                f'key={key!r}: slow="newest_per_key" needs a text of 1 to {KEY_CHARACTERS} characters that says '
+                "which earlier messages this one replaces"
+            )
+    elif key is not None:
+        raise ConfigurationError(f'key={key!r} is for slow="newest_per_key" alone: leave it out, or set that')
+    return _WHEN_SLOW[slow]
 
 
 def _check_expiry(expires_s: object) -> None:

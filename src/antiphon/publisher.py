@@ -23,7 +23,7 @@ from antiphon.errors import (
 )
 from antiphon.limits import Limits
 from antiphon.options import signer_for
-from antiphon.publication import Publication, new_publication
+from antiphon.publication import Publication, SlowPolicy, new_publication
 from antiphon.settings import Timings, read_settings
 from antiphon.topics import check_channel
 from antiphon.wire.signing import seal
@@ -82,8 +82,12 @@ class Publisher:
         topic: str | None = None,
         target_user_ids: Collection[str] | None = None,
         expires_s: float | None = None,
+        slow: SlowPolicy = "disconnect",
+        key: str | None = None,
     ) -> Published:
         """Publish, and return when the broker has taken it; publications keep the order of the calls.
+
+        The arguments mean what they mean for WebSocketManager.broadcast.
 
         Raises PublishFailed, within about 4 s, when the broker did not take it; `outcome_unknown` says whether it may
         have all the same. A connection that was merely reset is made anew once, and the same id sent again: no client
@@ -93,7 +97,17 @@ class Publisher:
         if self._closed:
             raise ManagerClosed("the publisher was closed: construct a new one")
         loop = self._enter_loop()
-        publication = _checked(channel, message, self._sender, self._limits, topic, target_user_ids, expires_s)
+        publication = new_publication(
+            message,
+            sender=self._sender,
+            channel=check_channel(channel),
+            topic=topic,
+            users=target_user_ids,
+            expires_s=expires_s,
+            slow=slow,
+            key=key,
+            limit_bytes=self._limits.message_bytes,
+        )
         payload = seal(self._signer, publication.route, publication.envelope)
         end = loop.time() + 2 * self._timings.command_s
         in_doubt = False
@@ -202,13 +216,25 @@ class SyncPublisher:
         topic: str | None = None,
         target_user_ids: Collection[str] | None = None,
         expires_s: float | None = None,
+        slow: SlowPolicy = "disconnect",
+        key: str | None = None,
     ) -> Published:
         """Publish, and return when the broker has taken it. Blocks; raises as `Publisher.publish` does."""
         if self._closed:
             raise ManagerClosed("the publisher was closed: construct a new one")
         if os.getpid() != self._pid:
             self._pid, self._sender = os.getpid(), f"s{secrets.token_hex(6)}"
-        publication = _checked(channel, message, self._sender, self._limits, topic, target_user_ids, expires_s)
+        publication = new_publication(
+            message,
+            sender=self._sender,
+            channel=check_channel(channel),
+            topic=topic,
+            users=target_user_ids,
+            expires_s=expires_s,
+            slow=slow,
+            key=key,
+            limit_bytes=self._limits.message_bytes,
+        )
         try:
             payload = seal(self._signer, publication.route, publication.envelope)
             replicas = self._publishing.publish(publication.route, payload)
@@ -241,26 +267,6 @@ def _address(url: str | None) -> str:
             "(and not USE_REDIS_WEBSOCKET=false)"
         )
     return found
-
-
-def _checked(
-    channel: str,
-    message: object,
-    sender: str,
-    limits: Limits,
-    topic: str | None,
-    users: Collection[str] | None,
-    expires_s: float | None,
-) -> Publication:
-    return new_publication(
-        message,
-        sender=sender,
-        channel=check_channel(channel),
-        topic=topic,
-        users=users,
-        expires_s=expires_s,
-        limit_bytes=limits.message_bytes,
-    )
 
 
 def _failed(publication: Publication, reason: Reason, *, unknown: bool) -> PublishFailed:

@@ -37,16 +37,31 @@ _LOGGERS = (
 )
 _FAMILIES = ("antiphon.", "daphne.", "granian.", "gunicorn.", "hypercorn.", "uvicorn.", "websockets.")
 
-_SECRET = (
-    r"(?:[a-z0-9]*(?:token|ticket|secret|password|passwd|key|session|auth)|passphrase|pwd|sess|sid|otp|pin|jwt|sig"
-    r"|signature|credentials?|authorization)(?:[-_]?id)?"
+_ENDINGS = ("token", "ticket", "secret", "password", "passwd", "key", "session", "auth")
+_WORDS = (
+    *("passphrase", "pwd", "sess", "sid", "otp", "pin", "jwt", "sig", "signature", "credential", "credentials"),
+    "authorization",
 )
 # The last word of a name counts: `access_token`, `X-Auth-Token`, `sessionid`, but not `author` or `keyboard`.
-_secret_name = re.compile(rf"(?i)(?:.*[^a-z0-9])?{_SECRET}\]?")
+_SECRET = rf"(?:[a-z0-9]*(?:{'|'.join(_ENDINGS)})|{'|'.join(_WORDS)})(?:[-_]?id)?"
 
-_name = re.compile(r"""([^\s=?&;"'(){}<>,/]{1,80})(?:=|%3[Dd])""")
+# Strangers write what is searched here: no pattern may look at one character again for each of the characters after it.
+SCAN_CHARACTERS = 8 * 1024
+"""What is looked at of one line where a text is longer than this; what comes after it is left out."""
+TEXT_CHARACTERS = 64 * 1024
+"""What is looked at of one text."""
+_NAME_CHARACTERS = 80
+_WORD_CHARACTERS = 8
+
+_parameters: set[str] = set()
+"""Parameters that applications named."""
+
+_equals = re.compile(r"=|%3[Dd]")
+_reversed_name = re.compile(r"""[^\s=?&;"'(){}<>,/]*""")
+_asked = re.compile(r"[?&]")
+_reversed_word = re.compile(r"[a-z0-9]*")
 _value = re.compile(r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")?[^\s&]*""")
-_closing = re.compile(r"""['")\]}>,;]+$""")
+_CLOSING = "'\")]}>,;"
 _userinfo = re.compile(r"(?<=://)([^\s/@'\":]*):[^\s/@'\"]*(?=@)")
 _header = re.compile(
     r"""(?ix)\b(?P<name>(?:proxy-)?authorization|(?:set-)?cookie|x-(?:api-key|auth-token|csrf-token|access-token))\b
@@ -66,7 +81,32 @@ def mask(text: str) -> str:
     That is: values of `name=value` pairs (of queries, forms and cookies) and of JSON members whose name ends in ticket,
     token, key, password, session, auth and the like, also when the name is percent-encoded; the headers Authorization,
     Cookie, Set-Cookie and X-Api-Key; what follows `Bearer` or `Basic`; passwords in addresses.
+
+    Of a text above 8 KiB only the first 8 KiB of each line stay, and of all its lines 64 KiB: that bounds the time.
     """
+    if len(text) <= SCAN_CHARACTERS:
+        return _masked(text)
+    left_out = len(text) - TEXT_CHARACTERS
+    lines = map(_masked_line, text[:TEXT_CHARACTERS].split("\n"))
+    return "\n".join(lines) + (f"... ({left_out} characters left out)" if left_out > 0 else "")
+
+
+def _masked_line(line: str) -> str:
+    left_out = len(line) - SCAN_CHARACTERS
+    if left_out <= 0:
+        return _masked(line)
+    start = line[:SCAN_CHARACTERS]
+    address = start.rfind("://") + 3
+    if address > 2 and not any(character.isspace() for character in start[address:]):
+        start = start[:address]  # a password is known by the "@" behind it, which may just have been left out
+    before, space, word = start.rpartition(" ")
+    if len(word) < _WORD_CHARACTERS:
+        start = before + space  # of a token too little may be left to be known as one
+    return f"{_masked(start)}... ({left_out} characters left out)"
+
+
+def _masked(text: str) -> str:
+    """What `mask` says of a text that is not too long; takes time in proportion to its length."""
     if "://" in text:
         text = _userinfo.sub(rf"\1:{MASK}", text)
     lowered = text.lower()
@@ -85,16 +125,36 @@ def _mask_pairs(text: str) -> str:
     """The values of `name=value`; a value may hold other pairs, as an address in an address does."""
     parts: list[str] = []
     done = 0
-    while name := _name.search(text, done):
-        parts.append(text[done : name.end()])
-        done = name.end()
-        # Servers decode a name before they look at it.
-        value = _value.match(text, done) if _secret_name.fullmatch(unquote(name[1])) else None
+    while equals := _equals.search(text, done):
+        before = text[max(done, equals.start() - _NAME_CHARACTERS) : equals.start()]
+        parts.append(text[done : equals.end()])
+        done = equals.end()
+        name = _end_of(before, _reversed_name) if before else ""
+        value = _value.match(text, done) if name and _is_secret(name) else None
         if value is not None and value[0]:
-            closing = _closing.search(value[0][1:])
-            parts.append(MASK + (closing[0] if closing else ""))
+            kept = value[0][1:]
+            parts.append(MASK + kept[len(kept.rstrip(_CLOSING)) :])
             done = value.end()
     return "".join((*parts, text[done:]))
+
+
+def _is_secret(name: str) -> bool:
+    """Whether a parameter of this name is to be masked. Servers decode a name before they look at it."""
+    name = unquote(name).lower()
+    if _parameters and _asked.split(name)[-1] in _parameters:
+        return True
+    name = name.removesuffix("]")
+    names = [name]
+    if name.endswith("id"):
+        names.append(re.sub("[-_]$", "", name[:-2]))
+    words = [_end_of(name, _reversed_word) for name in names]
+    return any(word in _WORDS or word.endswith(_ENDINGS) for word in words)
+
+
+def _end_of(text: str, pattern: re.Pattern[str]) -> str:
+    """The end of a text that consists of what the pattern matches."""
+    match = pattern.match(text[::-1])
+    return text[len(text) - match.end() :] if match is not None else ""
 
 
 def _masked_header(match: re.Match[str]) -> str:
@@ -153,12 +213,16 @@ def _masked_argument(argument: object) -> object:
 _filter = SecretsFilter()
 
 
-def hide_secrets(*, loggers: Iterable[str] = ()) -> SecretsFilter:
+def hide_secrets(*, loggers: Iterable[str] = (), parameters: Iterable[str] = ()) -> SecretsFilter:
     """Mask secrets in the log lines of this library and of the common ASGI servers, and of `loggers` too.
+
+    `parameters` are names of parameters whose values are secrets, beside those that `mask` knows by their endings; they
+    are masked from then on, in every line. `Security` names those of its authenticators (`Tickets(parameter=…)`).
 
     Handlers that are configured later get masked records as well. Idempotent, and quick; `Security` and every manager
     call it. Loggers that the application makes itself are left alone: name them, or add the filter that this returns.
     """
+    _parameters.update(name.lower() for name in parameters)
     existing = [name for name in logging.root.manager.loggerDict if name.startswith(_FAMILIES)]
     for name in {*_LOGGERS, *existing, *loggers}:
         logger = logging.getLogger(name)

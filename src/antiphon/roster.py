@@ -21,6 +21,14 @@ from antiphon.transports.choice import transport_for
 __all__ = ["Roster"]
 
 _numbers = itertools.count(1)
+_key = id
+
+
+def socket_of(connection: Connection) -> WebSocket | None:
+    """The application's WebSocket of a connection, unless it was let go, or nobody holds it any more."""
+    reference = connection._socket
+    websocket = reference() if isinstance(reference, weakref.ref) else None
+    return websocket if isinstance(websocket, WebSocket) else None
 
 
 class Roster:
@@ -28,13 +36,19 @@ class Roster:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._connections: dict[WebSocket, Connection] = {}
+        self._connections: dict[int, Connection] = {}
+        """By the `id` of the WebSocket, which is held weakly: see `_on_abandoned`."""
         self._gone: weakref.WeakSet[WebSocket] = weakref.WeakSet()
         """Sockets that were lost before their endpoint has read everything that their clients sent."""
         self._lost = self._on_lost
+        self._abandoned = self._on_abandoned
 
     def __contains__(self, websocket: WebSocket) -> bool:
-        return websocket in self._connections
+        return self._by_socket(websocket) is not None
+
+    def _by_socket(self, websocket: WebSocket) -> Connection | None:
+        connection = self._connections.get(_key(websocket))
+        return connection if connection is not None and socket_of(connection) is websocket else None
 
     @staticmethod
     def new_id(attachment: Attachment) -> str:
@@ -56,14 +70,15 @@ class Roster:
         v1: bool = False,
     ) -> Connection:
         """Let an accepted socket hear the channel, and topics that the attachment listens to. Raises UsageError."""
-        if websocket in self._connections:
+        if websocket in self:
             raise UsageError("this socket was connected twice at once")
         # A method of the id takes a quarter of the memory of a `partial`.
         on_lost = MethodType(self._lost, id)
         transport = transport_for(websocket, lanes=attachment.lanes, on_lost=on_lost, limits=limits, v1=v1)
         connection = Connection(id, user_id=user_id, transport=transport)
-        connection._socket, connection._home, connection._identity = websocket, attachment, identity
-        self._connections[websocket] = connection
+        connection._socket = weakref.ref(websocket, MethodType(self._abandoned, connection))
+        connection._home, connection._identity = attachment, identity
+        self._connections[_key(websocket)] = connection
         self._hub.add(connection)
         for topic in topics:
             self._hub.subscribe(connection, topic)
@@ -71,17 +86,27 @@ class Roster:
 
     def discard(self, websocket: WebSocket) -> None:
         """Forget a socket, if it is there: the application says so."""
-        connection = self._connections.get(websocket)
+        connection = self._by_socket(websocket)
         if connection is not None:
             self.forget(connection)
         self._gone.discard(websocket)
 
+    def _on_abandoned(self, connection: Connection, reference: object) -> None:
+        """Nobody can read or close this socket any more: its endpoint has ended without `disconnect`.
+
+        Servers do not tell; their `send` may go on to take messages for nobody. Called by whatever thread collects.
+        """
+        home = connection._home
+        if isinstance(home, Attachment) and not home.loop.is_closed():
+            home.loop.call_soon_threadsafe(self.forget, connection)
+
     def _on_lost(self, id: str, reason: str) -> None:
         connection = self._hub.get(id)
         if connection is None:
+            if reason == "slow":  # the close frame made the session of an adopted socket let go of it first
+                self._hub.counters.lost[reason] += 1
             return
-        if isinstance(connection._socket, WebSocket):
-            self._gone.add(connection._socket)
+        self._note_gone(connection)
         if self.forget(connection) and reason != "gone":
             self._hub.counters.lost[reason] += 1
 
@@ -96,27 +121,41 @@ class Roster:
         return True
 
     def end(self, connection: Connection, refusal: Refused) -> None:
-        """Let a connection hear nothing more, and close its socket with the code of the refusal."""
-        self.expel(connection, code=refusal.close_code, reason=refusal.close_reason)
+        """Let a connection hear nothing more, and close its socket with the code of the refusal.
 
-    def expel(self, connection: Connection, *, code: int, reason: str) -> bool:
-        """Send what is queued for a connection, close it, and count it no longer. False when it was not here."""
-        if isinstance(connection._socket, WebSocket):
-            self._gone.add(connection._socket)
+        What was published before and has not begun to leave is dropped: the client may not have it any more.
+        """
+        self.expel(connection, code=refusal.close_code, reason=refusal.close_reason, discard=True)
+
+    def expel(self, connection: Connection, *, code: int, reason: str, discard: bool = False) -> bool:
+        """Send what is queued for a connection, close it, and count it no longer. False when it was not here.
+
+        With `discard` what is queued is dropped, but for what has begun to leave.
+        """
+        self._note_gone(connection)
         self.let_go(connection)
         topics = self._hub.remove(connection)
         if topics is None:
             return False
         _leave(connection, topics)
         connection._transport.resume_reading()  # or the client's close frame is never read
-        connection._transport.close(code, reason)
+        connection._transport.close(code, reason, discard=discard)
         return True
+
+    def _note_gone(self, connection: Connection) -> None:
+        websocket = socket_of(connection)
+        if websocket is not None:
+            self._gone.add(websocket)
 
     def let_go(self, connection: Connection) -> None:
         """Know a connection by its WebSocket no longer."""
-        socket, connection._socket = connection._socket, None
-        if isinstance(socket, WebSocket):
-            self._connections.pop(socket, None)
+        websocket, connection._socket = socket_of(connection), None
+        if websocket is not None:
+            self._connections.pop(_key(websocket), None)
+        else:  # collected, or let go before
+            stale = [key for key, known in self._connections.items() if known is connection]
+            for key in stale:
+                del self._connections[key]
 
     def clear(self) -> None:
         """The event loop of all of them has ended: they are gone with it."""
@@ -133,14 +172,14 @@ class Roster:
         """
         if isinstance(websocket, Connection):
             return websocket if self._hub.get(websocket.id) is websocket else None
-        connection = self._connections.get(websocket)
+        connection = self._by_socket(websocket)
         if connection is None and websocket not in self._gone:
             raise NotConnected("this socket is not connected to this manager: call connect() first")
         return connection
 
     def unsubscribe(self, websocket: WebSocket | Connection, topic: str) -> None:
         """Let a socket hear a topic no longer, if it is there and does."""
-        connection = websocket if isinstance(websocket, Connection) else self._connections.get(websocket)
+        connection = websocket if isinstance(websocket, Connection) else self._by_socket(websocket)
         if connection is not None and self._hub.unsubscribe(connection, topic):
             _unlisten(connection, topic)
 
@@ -150,7 +189,7 @@ class Roster:
         found = set()
         for item in items:
             if isinstance(item, WebSocket):
-                connection = self._connections.get(item)
+                connection = self._by_socket(item)
                 if connection is not None:
                     found.add(connection.id)
             elif isinstance(item, (Connection, str)):

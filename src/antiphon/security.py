@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket, WebSocketState
 
 from antiphon.auth import (
+    SPOKEN,
     Authenticator,
     BearerToken,
     CookieSession,
@@ -37,7 +38,7 @@ from antiphon.journal import Journal
 from antiphon.origins import OriginRule, TrustedProxies, Verdict, Why, address_block
 from antiphon.redaction import hide_secrets
 
-__all__ = ["Authorize", "RecheckFailed", "RequestRefused", "Security", "SecurityCounters", "refuse"]
+__all__ = ["Authorize", "RecheckFailed", "RequestRefused", "Security", "SecurityCounters", "asked_before", "refuse"]
 
 Authorize: TypeAlias = Callable[[Identity | None, str], Awaitable[bool] | bool]
 """Tells whether somebody may hear a topic. A coroutine function, or a quick plain one."""
@@ -49,7 +50,8 @@ _NAMING_S: Final = 1.0
 
 _PROXY_LINE: Final = "; behind a proxy, let it pass the Host header on, or name it in trusted_proxies"
 _ADVICE: Final[dict[Why, str]] = {
-    "cookie_without_origin": "browsers always send an Origin header; a program should send one too, or no cookie",
+    "cookie_without_origin": "browsers always send an Origin header; a program should send one too, as in "
+    'TestClient(app, headers={"origin": "http://testserver"}), or write Security(cookies_without_origin=True)',
     "several": "only one Origin header may be sent: look what adds the other one",
     "null": "files, sandboxed frames and redirected pages have no origin: use a ticket, and a page of a website",
     "malformed": "this is not what a browser sends",
@@ -103,6 +105,8 @@ class SecurityCounters:
     """Topics that `authorize` said no to, or raised for."""
     authorize_errors: int = 0
     authenticator_errors: int = 0
+    timeouts: int = 0
+    """Questions at a handshake that took longer than `answer_s`; they count among the errors of whom was asked too."""
     recheck_errors: int = 0
     """Re-checks that nobody could answer."""
 
@@ -124,9 +128,13 @@ class Security:
         require_identity: Whether guests are refused; None: exactly if there are authenticators. With False, a session
             cookie that is not valid makes a guest; other bad credentials are still refused.
         connections_per_address: How many sockets one address (of IPv6: one /64 network) may hold. Only effective with
-            trusted_proxies, since behind an unnamed proxy all clients have one address.
+            trusted_proxies, since behind an unnamed proxy all clients have one address. None: no limit.
         refusal_s: Refusals leave at a multiple of so many seconds after the handshake came, so that their time does not
             tell what was wrong; 0: at once.
+        answer_s: How long an authenticator or `authorize` may take to answer, in seconds, beside the time for which
+            `FirstMessage` waits. An authenticator that takes longer counts as away, an `authorize` as a no.
+        cookies_without_origin: Whether cookies count in a handshake without an Origin header, as programs and
+            Starlette's `TestClient` send it; browsers always send one.
 
     Making one also calls `hide_secrets`. Raises ConfigurationError, naming the fix.
     """
@@ -140,8 +148,10 @@ class Security:
         authorize: Authorize | None = None,
         recheck_s: float = 60.0,
         require_identity: bool | None = None,
-        connections_per_address: int = 256,
+        connections_per_address: int | None = 256,
         refusal_s: float = 0.1,
+        answer_s: float = 5.0,
+        cookies_without_origin: bool = False,
     ) -> None:
         self._authenticators = tuple(authenticators)
         trusted_proxies = tuple(trusted_proxies)
@@ -152,6 +162,8 @@ class Security:
         self.requires_identity = bool(self._authenticators) if require_identity is None else require_identity
         self.connections_per_address = connections_per_address
         self._refusal_s = refusal_s
+        self._answer_s = answer_s
+        self._cookies_without_origin = cookies_without_origin
         self._check_options()
         self._reads_bearer = any(isinstance(entry, BearerToken) for entry in self._authenticators)
         self._is_plain = not self._authenticators and not self._rule.allowed
@@ -159,7 +171,8 @@ class Security:
         self._is_bare = self._is_plain and not self._has_proxies
         self._journal = Journal()
         self.counters = SecurityCounters()
-        hide_secrets()
+        named = (getattr(entry, "parameter", None) for entry in self._authenticators)
+        hide_secrets(parameters=[name for name in named if isinstance(name, str)])
 
     def _check_options(self) -> None:
         for entry in self._authenticators:
@@ -171,8 +184,10 @@ class Security:
             raise ConfigurationError("require_identity=True needs authenticators that could identify anybody")
         if not self.requires_identity and any(isinstance(entry, FirstMessage) for entry in self._authenticators):
             raise ConfigurationError("require_identity=False: FirstMessage lets no guests in, leave one of them out")
-        if not self.recheck_s > 0 or not self._refusal_s >= 0 or not self.connections_per_address > 0:
-            raise ConfigurationError("recheck_s and connections_per_address must be above 0, refusal_s 0 or above")
+        if not self.recheck_s > 0 or not self._refusal_s >= 0 or not self._answer_s > 0:
+            raise ConfigurationError("recheck_s and answer_s must be above 0, refusal_s 0 or above")
+        if self.connections_per_address is not None and not self.connections_per_address > 0:
+            raise ConfigurationError("connections_per_address must be above 0, or None for no limit")
 
     # -- letting in --------------------------------------------------------------------------------------------------
 
@@ -183,18 +198,23 @@ class Security:
         """
         return await self.admit(connection)
 
-    async def admit(self, connection: HTTPConnection, *, user_id: str | None = None) -> Identity | None:
+    async def admit(
+        self, connection: HTTPConnection, *, user_id: str | None = None, subprotocol: str | None = ""
+    ) -> Identity | None:
         """Check origin and credentials, and refuse in the way that the client can see.
 
         Raises OriginRefused before the socket is accepted (the client gets HTTP 403); NotSignedIn and SignInUnavailable
         after it was accepted for that purpose (close codes 4501 and 1013); for plain requests RequestRefused with 401,
         403 or 503. `user_id` is what the client claims to be, as earlier clients do in the URL: another than the
-        identity's is NotSignedIn too. Raises ClientGone when the client goes while it signs in.
+        identity's is NotSignedIn too. `subprotocol` is what the socket will be spoken to in, which FirstMessage then
+        accepts it with; an empty one leaves that to it. Raises ClientGone when the client goes while it signs in.
         """
         if self._is_bare and _KNOWN not in connection.scope and _is_of_this_host(connection.scope["headers"]):
             return None  # nearly every handshake of an application without authenticators
         loop = asyncio.get_running_loop()
         started = loop.time()
+        if subprotocol != "":
+            connection.scope[SPOKEN] = subprotocol
         try:
             identity = await self.identify(connection)
             is_known = identity is not None or bool(self._authenticators)
@@ -228,7 +248,8 @@ class Security:
         verdict = self._verdict(connection)
         if not verdict.allowed:
             raise self._origin_refused(connection, verdict, user=await self._user_of(connection))
-        identity = await self._authenticate(connection, cookies_count=verdict.why != "no_origin")
+        cookies_count = verdict.why != "no_origin" or self._cookies_without_origin
+        identity = await self._authenticate(connection, cookies_count=cookies_count)
         connection.scope[_KNOWN] = (self, identity)
         return identity
 
@@ -256,18 +277,28 @@ class Security:
         return None
 
     async def _ask(self, authenticator: Authenticator, connection: HTTPConnection) -> Identity | None:
+        limit_s = self._answer_s + (authenticator.timeout_s if isinstance(authenticator, FirstMessage) else 0.0)
+        timer = asyncio.timeout(limit_s)
         try:
-            identity = await authenticator.authenticate(connection)
+            async with timer:
+                identity = await authenticator.authenticate(connection)
         except Refused:
             raise
         except Exception as error:
             self.counters.authenticator_errors += 1
-            name = type(authenticator).__name__
-            self._journal.warning("authenticator", "%s raised %s", name, type(error).__name__, error=error)
-            raise SignInUnavailable(f"{name} raised {type(error).__name__}") from error
+            name, what = type(authenticator).__name__, self._what_happened(timer, error)
+            self._journal.warning("authenticator", "%s %s: nobody can tell who it is", name, what, error=error)
+            raise SignInUnavailable(f"{name} {what}") from error
         if identity is not None and _is_over(identity):
             raise NotSignedIn("the identity has expired")
         return identity
+
+    def _what_happened(self, timer: asyncio.Timeout, error: Exception) -> str:
+        """For a log line; counts a question that was given up."""
+        if timer.expired():
+            self.counters.timeouts += 1
+            return f"gave no answer within answer_s={self._answer_s:g}"
+        return f"raised {type(error).__name__}"
 
     @property
     def asks_about_topics(self) -> bool:
@@ -291,7 +322,7 @@ class Security:
 
     def address_of(self, connection: HTTPConnection) -> str | None:
         """What `connections_per_address` counts by; None where the address of the client cannot be known."""
-        if not self._has_proxies:
+        if not self._has_proxies or self.connections_per_address is None:
             return None
         address = self._proxies.client_address(_peer(connection), connection.headers.getlist("x-forwarded-for"))
         return None if address is None else address_block(address)
@@ -303,6 +334,8 @@ class Security:
         if connection.scope["type"] == "http":
             if connection.scope["method"] in _SAFE_METHODS or not has_cookie or not origins:
                 return Verdict(True, "any")
+        elif self._cookies_without_origin:
+            has_cookie = False
         elif not origins and self._reads_bearer and "authorization" in headers:
             # No browser can send this header on a WebSocket. The cookie is not looked at then, see `identify`.
             has_cookie = not headers["authorization"].lower().startswith("bearer ")
@@ -347,12 +380,20 @@ class Security:
     # -- what, and for how long --------------------------------------------------------------------------------------
 
     async def may_hear(self, identity: Identity | None, topic: str) -> bool:
-        """Whether somebody may hear a topic, whose name was checked before. An `authorize` that raises says no."""
+        """Whether somebody may hear a topic, whose name was checked before.
+
+        An `authorize` that raises, or takes longer than `answer_s`, says no.
+        """
+        if self._authorize is None:
+            return True
+        timer = asyncio.timeout(self._answer_s)
         try:
-            allowed = await self.may_still_hear(identity, topic)
+            async with timer:
+                allowed = await self.may_still_hear(identity, topic)
         except Exception as error:
             self.counters.authorize_errors += 1
-            self._journal.warning("authorize", "authorize raised %s: that is a no", type(error).__name__, error=error)
+            what = self._what_happened(timer, error)
+            self._journal.warning("authorize", "authorize %s: that is a no", what, error=error)
             allowed = False
         self.counters.topics_denied += not allowed
         return allowed
@@ -432,3 +473,9 @@ def _is_of_this_host(headers: Iterable[tuple[bytes, bytes]]) -> bool:
         and _plain_host.fullmatch(host) is not None
         and origin in (b"http://" + host, b"https://" + host)
     )
+
+
+def asked_before(connection: HTTPConnection) -> "Security | None":
+    """The `Security` that an endpoint or a dependency has asked about this connection."""
+    known = connection.scope.get(_KNOWN)
+    return known[0] if known is not None else None

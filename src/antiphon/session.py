@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from starlette.websockets import WebSocket, WebSocketState
 
+from antiphon.codes import CloseCode
 from antiphon.connection import Connection
 from antiphon.conversation import Conversation, Conversations, Heartbeat, OnMessage, Rest
 from antiphon.hub import Hub
@@ -20,6 +21,10 @@ OnClose = Callable[[Connection], object]
 
 WAITING = 16
 """Messages of one client that may wait for its handler before its socket is not read any more."""
+MOST_WAITING = 1024
+"""Messages that wait at all: what the server has received before it stops reading is still handed over."""
+_CUT = frozenset((CloseCode.NOT_SIGNED_IN, CloseCode.REVOKED, CloseCode.FORBIDDEN))
+"""The client may not be here any more: what it said before, and nobody has looked at, counts no longer."""
 
 
 class Sessions:
@@ -45,7 +50,11 @@ class Sessions:
         heartbeat: Heartbeat = "none",
         speaks_v1: bool = False,
     ) -> Session:
-        """The session of a socket that has just been connected; nothing is read yet, but who expects it is welcomed."""
+        """The session of a socket that has just been connected; nothing is read yet, but who expects it is welcomed.
+
+        Where the server can be told, a message of more than `Limits.frame_bytes` is not even received as a whole.
+        """
+        connection._transport.limit_messages(conversations.limits.frame_bytes)
         conversation = conversations.begin(connection, on_message=on_message, heartbeat=heartbeat, speaks_v1=speaks_v1)
         return Session(connection, conversation, sessions=self, on_close=on_close)
 
@@ -86,40 +95,69 @@ class Session:
 
     async def run(self, websocket: WebSocket) -> None:
         """Return when the client, or this replica, has closed the connection."""
+        code: object = None
         try:
             while websocket.client_state is not WebSocketState.DISCONNECTED:
                 event = await websocket.receive()
                 if event["type"] == "websocket.disconnect":
+                    code = event.get("code")
                     return
                 rest = self._conversation.take(event)
                 if rest is not None:
                     await rest
         finally:
-            self._end()
+            self._end(code)
 
-    def _end(self) -> None:
-        """Say once that it is over; a server may say it twice, at the close frame and when the socket closes."""
-        if self._has_ended:
-            return
+    def _end(self, code: object) -> None:
+        """It is over, and nothing waits."""
         self._has_ended = True
-        self._conversation.end()
-        sessions = self._sessions
+        self._let_go()
+        self._finish(code)
+
+    def _let_go(self) -> None:
+        """Count the connection no longer."""
         try:
-            sessions.forget(self._connection)
+            self._sessions.forget(self._connection)
+        except Exception as error:
+            self._log(error)
+
+    def _finish(self, code: object) -> None:
+        """Say that everything that the client sent was taken."""
+        self._conversation.end(code)
+        try:
             result = self._on_close(self._connection) if self._on_close is not None else None
             if inspect.iscoroutine(result):
                 result.close()
                 raise TypeError("on_close is called and not awaited: it must not be `async def`")
         except Exception as error:
-            sessions.hub.counters.handler_errors += 1
-            sessions.journal.warning("on_close", "on_close of channel %r raised", sessions.hub.channel, error=error)
+            self._log(error)
+
+    def _log(self, error: Exception) -> None:
+        sessions = self._sessions
+        sessions.hub.counters.handler_errors += 1
+        sessions.journal.warning("on_close", "on_close of channel %r raised", sessions.hub.channel, error=error)
 
     def __call__(self, event: Mapping[str, object]) -> None:
-        """Take one event of an adopted socket; the handler runs in a task that lives while messages wait."""
-        if event["type"] == "websocket.disconnect":
-            self._end()
+        """Take one event of an adopted socket; the handler runs in a task that lives while messages wait.
+
+        The connection is let go as soon as the client has gone, but its end is told behind what waits. Unless the
+        client lost the right to be here: then nothing more of it reaches the handler. Nothing is taken behind the end,
+        which a server may say twice, at the close frame and when the socket closes.
+        """
+        if self._has_ended:
             return
-        if self._waiting is None:
+        waiting = self._waiting
+        if event["type"] == "websocket.disconnect":
+            code = event.get("code")
+            if waiting is None:
+                self._end(code)
+                return
+            self._has_ended = True
+            if code in _CUT:
+                self._conversation.end(code)
+            self._let_go()
+            waiting.append(event)
+        elif waiting is None:
             rest = self._conversation.take(event)
             if rest is not None:
                 self._waiting = []
@@ -127,10 +165,12 @@ class Session:
                 task = asyncio.get_running_loop().create_task(self._work(rest), name="antiphon-on-message")
                 at_work.add(task)
                 task.add_done_callback(at_work.discard)
-            return
-        self._waiting.append(event)
-        if len(self._waiting) >= WAITING - 1:  # one is at work
-            self._connection._transport.pause_reading()
+        elif len(waiting) >= MOST_WAITING:
+            self._conversation.refuse_unread()
+        else:
+            waiting.append(event)
+            if len(waiting) >= WAITING - 1:  # one is at work
+                self._connection._transport.pause_reading()
 
     async def _work(self, rest: Rest | None) -> None:
         waiting = self._waiting
@@ -139,10 +179,12 @@ class Session:
             while True:
                 if rest is not None:
                     await rest
-                if not waiting:
+                if not waiting or waiting[0]["type"] == "websocket.disconnect":
                     return
                 rest = self._conversation.take(waiting.pop(0))
                 if len(waiting) == WAITING // 2:
                     self._connection._transport.resume_reading()
         finally:
             self._waiting = None
+            if self._has_ended:  # which is the last that waits
+                self._finish(waiting[-1].get("code"))

@@ -39,6 +39,9 @@ class HubCounters:
     disconnects: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     """Connections that this replica had to end, by reason: `slow`, `error`, `closed`; not those whose client left."""
+    dropped_slow: Counter[str] = field(default_factory=Counter)
+    """Messages with a policy that were dropped for one client that was behind, by reason: `drop_oldest` (no room),
+    `replaced` (a newer one of its key came), `aged`. One message that 100 clients miss counts 100."""
 
 
 @dataclass(slots=True)
@@ -117,5 +120,6 @@ class ManagerStats:
     connects: int
     disconnects: int
     lost: Mapping[str, int]
+    dropped_slow: Mapping[str, int]
     link: LinkStats | None
     """The broker link; None in single-replica mode and before the first use."""

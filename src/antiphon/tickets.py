@@ -35,7 +35,8 @@ class Tickets:
     A page asks for one by a signed-in request, and connects with `?ticket=…` at once. A ticket is 256 random bits; it
     works once, on whichever replica, however many try at the same time, and for `ttl_s` by the clock of the store.
     The store has its SHA-256 alone, and the identity as JSON. While the broker is away none is issued and none taken.
-    How often a user may ask for one is the application's decision.
+    How often a user may ask for one is the application's decision. One that was issued before `disconnect_user` or
+    `disconnect_session` lets nobody in after it, as far as the clocks of the replicas agree.
 
     Args:
         store: A broker's URL, or a store. By default the address that the managers use; without one, tickets stay in
@@ -85,7 +86,10 @@ class Tickets:
             ttl_s = min(ttl_s, identity.expires_at_s - self._clock())
             if ttl_s <= 0:
                 raise NotSignedIn("the identity has expired")
-        value = _encode(identity, origin)
+        # No younger than its proof: who was revoked between the two must not get in by it.
+        known_s = identity.proved_at_s
+        issued_at_s = self._clock() if known_s is None else min(known_s, self._clock())
+        value = _encode(identity, origin, issued_at_s=issued_at_s)
         try:
             for _ in range(_SECOND_TRIES):
                 ticket = secrets.token_urlsafe(_TICKET_BYTES)
@@ -133,7 +137,7 @@ def _plain(origin: str | None) -> str | None:
     return origin if origin is None else origin.strip().lower()
 
 
-def _encode(identity: Identity, origin: str | None) -> bytes:
+def _encode(identity: Identity, origin: str | None, *, issued_at_s: float) -> bytes:
     content = {
         "ticket": 1,
         "user_id": identity.user_id,
@@ -142,6 +146,7 @@ def _encode(identity: Identity, origin: str | None) -> bytes:
         "expires_at_s": identity.expires_at_s,
         "claims": dict(identity.claims),
         "origin": _plain(origin),
+        "issued_at_s": issued_at_s,
     }
     try:
         value = codec.encode(content)
@@ -169,6 +174,10 @@ def _decode(value: bytes) -> tuple[Identity, str | None]:
             claims=content["claims"],
         )
         origin = content["origin"]
+        # An earlier release did not say when: before any revocation that is remembered.
+        issued_at_s = content.get("issued_at_s", 0.0)
+        if isinstance(issued_at_s, bool) or not isinstance(issued_at_s, (int, float)):
+            raise NotSignedIn(_BAD)
     except (ConfigurationError, EnvelopeError, KeyError, TypeError) as error:
         raise NotSignedIn(_BAD) from error
-    return identity, None if origin is None else str(origin)
+    return identity._proved_by(None, at_s=issued_at_s), None if origin is None else str(origin)

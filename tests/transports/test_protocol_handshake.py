@@ -1,5 +1,7 @@
 """Our protocol class answers every handshake as uvicorn's own does, byte for byte, and tells the application the same.
 
+What uvicorn's own leaves without an answer, on a socket that stays open, is answered and closed.
+
 Both get the request as uvicorn's HTTP protocol hands it over, on a transport that notes what is written.
 """
 
@@ -19,6 +21,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 
 from antiphon.transports.door import EXTENSION
+from antiphon.transports.doors import DoorMiddleware
 from antiphon.transports.handshake import read_request
 from antiphon.transports.uvicorn import AntiphonProtocol, DeflatingProtocol
 
@@ -230,10 +233,20 @@ def comparable(scope: Any) -> Any:
     return {**scope, "extensions": {name: value for name, value in scope["extensions"].items() if name != EXTENSION}}
 
 
+def has_no_answer(stock: Outcome) -> bool:
+    """uvicorn's own class could not read the request, and waits."""
+    return not (stock.written or stock.closed or stock.scopes)
+
+
 async def same(*chunks: bytes, **options: Any) -> Outcome:
     """Both classes do the same; what that is."""
     stock = await handshake(WebSocketsSansIOProtocol, *chunks, **options)
     ours = await handshake(AntiphonProtocol, *chunks, **options)
+    if has_no_answer(stock):
+        assert re.match(rb"HTTP/1\.1 4\d\d ", ours.written)
+        assert ours.closed
+        assert ours.scopes == []
+        return ours
     assert ours.written == stock.written
     assert ours.closed == stock.closed
     assert [comparable(scope) for scope in ours.scopes] == stock.scopes
@@ -255,6 +268,45 @@ async def test_broken_handshake_is_refused_with_the_same_words(name: str) -> Non
     ours = await same(BROKEN[name])
     assert not ours.written.startswith(b"HTTP/1.1 101")
     assert ours.scopes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("a long target", b"414"), ("a long field", b"431"), ("140 fields", b"431"), ("HTTP/2", b"400")],
+)
+async def test_request_that_is_too_long_to_be_read_is_answered_and_the_socket_closed(name: str, status: bytes) -> None:
+    ours = await handshake(AntiphonProtocol, BROKEN[name])
+    assert ours.written.startswith(b"HTTP/1.1 " + status)
+    assert ours.closed
+
+
+@pytest.mark.parametrize("name", ["plain", "two cookies"])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("installed", [True, False])
+async def test_refusal_by_a_response_is_no_error_and_half_of_one_is(
+    name: str, whole: bool, installed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.http.response.start", "status": 429, "headers": [(b"retry-after", b"5")]})
+        await send({"type": "websocket.http.response.body", "body": b"later", "more_body": not whole})
+
+    config = uvicorn.Config(
+        DoorMiddleware(app) if installed else app, log_config=None, lifespan="off", ws_ping_interval=None
+    )
+    config.load()
+    state, wire = ServerState(), Wire()
+    protocol: Any = (WebSocketsSansIOProtocol if installed else AntiphonProtocol)(config, state, {})
+    protocol.connection_made(wire)
+    protocol.data_received(GOOD[name])
+    async with asyncio.timeout(15):
+        while state.tasks:
+            await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    assert wire.closed
+    assert wire.written.startswith(b"HTTP/1.1 429 ") == whole
+    assert [record.levelname for record in caplog.records if record.levelname == "ERROR"] == (
+        [] if whole else ["ERROR"]
+    )
 
 
 async def test_usual_requests_take_the_short_way_and_no_others() -> None:
@@ -303,6 +355,9 @@ async def test_deflating_class_agrees_only_on_what_it_offers(name: str) -> None:
     data = {**GOOD, **BROKEN}[name]
     stock = await handshake(WebSocketsSansIOProtocol, data, deflate=True)
     ours = await handshake(DeflatingProtocol, data)
+    if has_no_answer(stock):
+        assert ours.closed
+        return
     without = re.compile(rb"Sec-WebSocket-Extensions: [^\r]*\r\n")
     assert without.sub(b"", ours.written) == without.sub(b"", stock.written)
     assert len(without.findall(ours.written)) == len(without.findall(stock.written))

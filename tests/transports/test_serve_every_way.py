@@ -116,6 +116,34 @@ async def test_client_waits_while_the_handler_is_slow_and_nothing_is_lost(way: W
         assert len(echoes) == 200
 
 
+async def test_messages_before_the_end_are_handled_before_it_is_told(way: Way) -> None:
+    events: list[object] = []
+    counts: list[int] = []
+
+    async def on_message(connection: Connection, message: object) -> None:
+        await asyncio.sleep(0.05)
+        await manager.send_personal_message({"echo": message}, connection)  # who has gone gets nothing
+        events.append(message)
+
+    def on_close(connection: Connection) -> None:
+        events.append("closed")
+        counts.append(manager.get_connection_count())
+
+    async def endpoint(websocket: WebSocket) -> None:
+        await manager.serve(websocket, on_message=on_message, on_close=on_close)
+
+    manager = WebSocketManager(channel="serving")
+    async with serving(way, endpoint) as (_, url):
+        async with connect(url, ping_interval=None, open_timeout=WAIT_S, close_timeout=WAIT_S) as client:
+            for number in range(5):
+                await client.send(json.dumps({"n": number}))
+        await until(lambda: "closed" in events)
+        await manager.close()
+        assert events == [*({"n": number} for number in range(5)), "closed"]
+        assert counts == [0]
+        assert manager.stats().handler_errors == 0
+
+
 async def test_what_is_not_json_is_answered_with_an_error(way: Way) -> None:
     async with service(way) as served, served.client() as client:
         await client.send("{")

@@ -56,6 +56,8 @@ class Browser:
         """Sending to it fails, as when its connection was reset."""
         self.is_stuck = False
         """It reads no more: sending to it does not end."""
+        self.gate: asyncio.Event | None = None
+        """Set one: sending to it ends when that is set."""
         self.accepting: asyncio.Event | None = None
         """Set one to hold up the handshake until it is set."""
         self._incoming: asyncio.Queue[Event] = asyncio.Queue()
@@ -76,6 +78,8 @@ class Browser:
             await self.accepting.wait()
         if self.is_stuck:
             await asyncio.get_running_loop().create_future()
+        if self.gate is not None:
+            await self.gate.wait()
         self.events.append(event)
 
     @property

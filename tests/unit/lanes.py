@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from antiphon.transports.base import Receiver, Transport
-from antiphon.wire.frames import Frame
+from antiphon.wire.frames import Frame, Policy
 
 
 class NotedLane:
@@ -35,6 +35,10 @@ class NotedGroup:
         for transport in self.members:
             transport.send(frame)
 
+    def deliver_or_drop(self, frame: Frame, policy: Policy) -> None:
+        for transport in self.members:
+            transport.send_or_drop(frame, policy)
+
     def __len__(self) -> int:
         return len(self.members)
 
@@ -47,11 +51,17 @@ class NotedTransport:
     def __init__(self, lane: NotedLane) -> None:
         self.lane = lane
         self.texts: list[str] = []
+        self.policies: list[Policy] = []
+        """Of those that may be dropped."""
 
     def send(self, frame: Frame) -> None:
         self.texts.append(frame.text)
 
-    def close(self, code: int, reason: str) -> None:
+    def send_or_drop(self, frame: Frame, policy: Policy) -> None:
+        self.send(frame)
+        self.policies.append(policy)
+
+    def close(self, code: int, reason: str, *, discard: bool = False) -> None:
         self.texts.append(f"closed {code}")
 
     def adopt(self, receiver: Receiver) -> bool:

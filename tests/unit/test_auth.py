@@ -33,6 +33,7 @@ from antiphon.auth import (
 )
 from antiphon.codes import CloseCode
 from antiphon.errors import AntiphonError, ConfigurationError, InvalidUserId
+from antiphon.security import Security
 from tests.unit.handshakes import Handshake, request
 
 TOM = Identity(user_id="tom", session_id="s-1", roles=frozenset({"team"}), claims={"name": "Tom"})
@@ -323,6 +324,15 @@ async def test_the_socket_is_accepted_for_it_with_a_subprotocol_that_was_offered
         handshake.says(auth_message())
         await first(handshake, Store(good=TOM))
         assert handshake.events == [{"type": "websocket.accept", "subprotocol": chosen, "headers": []}]
+
+
+async def test_the_socket_is_accepted_as_it_will_be_spoken_to_where_that_is_known() -> None:
+    for spoken in (None, "chat", "antiphon.v1"):
+        guard = Security(authenticators=[FirstMessage(Store(good=TOM).lookup)])
+        handshake = Handshake(subprotocols=["antiphon.v1", "chat"])
+        handshake.says(auth_message())
+        assert await guard.admit(handshake.websocket, subprotocol=spoken) == TOM
+        assert handshake.events == [{"type": "websocket.accept", "subprotocol": spoken, "headers": []}]
 
 
 async def test_a_socket_that_is_accepted_already_is_only_read() -> None:

@@ -353,7 +353,7 @@ async def test_the_socket_is_read_again_when_it_is_closed_so_that_the_client_can
         def resume_reading(self) -> None:
             calls.append("resume")
 
-        def close(self, code: int, reason: str) -> None:
+        def close(self, code: int, reason: str, *, discard: bool = False) -> None:
             calls.append(code)
 
     connection = Connection("r-1", user_id=None, transport=Transport())

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from antiphon.errors import AntiphonError, EnvelopeError, MessageNotSerializable, UnsupportedEnvelope
 from antiphon.wire import codec, envelope
-from antiphon.wire.envelope import Envelope, decode, encode
+from antiphon.wire.envelope import Envelope, WhenSlow, decode, encode
 from tests.unit.json_values import json_objects, json_values, modest, nested, outcome, pure_envelope
 
 BACK_ENDS = [pytest.param(envelope, id="installed"), pytest.param(pure_envelope, id="pure")]
 
+WHEN_SLOW: tuple[WhenSlow, ...] = ("drop", "newest")
 names = st.text(max_size=8) | st.sampled_from([',"message":', '"', "\\", "ü", "}"])
 name_sets = st.frozensets(names, max_size=3)
 times = st.integers(0, 2**63 - 1)
@@ -34,6 +35,8 @@ def envelopes(draw: st.DrawFn) -> Envelope:
         retry_age_ms=draw(st.none() | times),
         kind=draw(st.none() | names),
         at_ms=draw(st.none() | times),
+        slow=draw(st.none() | st.sampled_from(WHEN_SLOW)),
+        key=draw(st.none() | st.text(min_size=1, max_size=128)),
     )
 
 
@@ -76,12 +79,27 @@ field_values = (
     st.none()
     | st.booleans()
     | st.sampled_from(
-        [0, 1, 2, -1, 1.0, 2**63 - 1, 2**63, 2**64, "", "x", "x" * 201, [], ["a"], [1], {}, {"message": 1}]
+        [0, 1, 2, -1, 1.0, 2**63 - 1, 2**63, 2**64, "", "x", "x" * 201, "drop", [], ["a"], [1], {}, {"message": 1}]
     )
     | st.just({"a": 1, "message": {"b": ',"message":'}})
 )
 field_names = st.sampled_from(
-    ["antiphon", "id", "from", "text", "users", "not", "expires", "retry", "kind", "at", "message", "new"]
+    [
+        "antiphon",
+        "id",
+        "from",
+        "text",
+        "users",
+        "not",
+        "expires",
+        "retry",
+        "kind",
+        "at",
+        "slow",
+        "key",
+        "message",
+        "new",
+    ]
 )
 
 
@@ -167,6 +185,11 @@ def test_object_is_a_plain_message_when_it_has_no_version(message: dict[str, obj
         b'{"antiphon":1,"at":-1,"message":1}',
         b'{"antiphon":1,"at":9223372036854775808,"message":1}',
         b'{"antiphon":1,"kind":1,"message":1}',
+        b'{"antiphon":1,"slow":null,"message":1}',
+        b'{"antiphon":1,"slow":["drop"],"message":1}',
+        b'{"antiphon":1,"key":7,"message":1}',
+        b'{"antiphon":1,"key":"","message":1}',
+        b'{"antiphon":1,"key":"' + b"k" * 129 + b'","message":1}',
         b'{"antiphon":1,"from":[],"message":1}',
         b'{"antiphon":1,"text":1,"message":"x"}',
         b'{"antiphon":1,"message":' + b"[" * 129 + b"]" * 129 + b"}",
@@ -190,6 +213,17 @@ def test_decode_says_so_when_the_major_version_is_another(module: ModuleType, ve
 def test_unknown_fields_are_ignored_when_the_version_is_known(module: ModuleType) -> None:
     found = module.decode(b'{"antiphon":1,"trace":{"a":[1]},"id":"x","message":{"b": 2}}')
     assert (found.id, found.payload) == ("x", b'{"b": 2}')
+
+
+@pytest.mark.parametrize("module", BACK_ENDS)
+def test_a_policy_that_is_not_known_is_ignored(module: ModuleType) -> None:
+    found = module.decode(b'{"antiphon":1,"slow":"compress","key":"k","message":1}')
+    assert (found.slow, found.key) == (None, "k")
+
+
+def test_policy_follows_the_expiry_when_encoded() -> None:
+    sent = Envelope("x", b"1", expires_at_ms=5, slow="newest", key="typing:1")
+    assert encode(sent) == b'{"antiphon":1,"id":"x","expires":5,"slow":"newest","key":"typing:1","message":1}'
 
 
 def test_message_keeps_its_bytes_when_the_spelling_is_ours() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from antiphon.connection import Connection
 from antiphon.hub import Hub
-from antiphon.publication import Publication, new_publication
+from antiphon.publication import Publication, SlowPolicy, new_publication
+from antiphon.wire.frames import Policy
 from tests.unit.lanes import NotedLane, NotedTransport
 
 LANE = NotedLane()
@@ -41,9 +42,19 @@ def publication(
     topic: str | None = None,
     users: set[str] | None = None,
     exclude: frozenset[str] | None = None,
+    slow: SlowPolicy = "disconnect",
+    key: str | None = None,
 ) -> Publication:
     return new_publication(
-        message, sender="r", channel="c", topic=topic, users=users, exclude=exclude, limit_bytes=10_000
+        message,
+        sender="r",
+        channel="c",
+        topic=topic,
+        users=users,
+        exclude=exclude,
+        slow=slow,
+        key=key,
+        limit_bytes=10_000,
     )
 
 
@@ -223,3 +234,48 @@ def test_a_filter_that_answers_later_counts_as_no(room: Room) -> None:
 
     assert room.hub.deliver(publication("x")) == 0
     assert (room.heard(), room.hub.counters.filter_errors) == ({}, 1)
+
+
+def test_what_may_be_dropped_reaches_the_same_connections(room: Room) -> None:
+    lanes = [LANE, NotedLane()]
+    for number, (name, topics) in enumerate({"a": ("t", "u"), "b": ("t",), "c": ()}.items()):
+        room.enter(name, f"user {name}", *topics, lane=lanes[number % 2])
+    policy = Policy(("c/t", "k"))
+    counts = [
+        room.hub.deliver(publication("all", slow="drop_oldest")),
+        room.hub.deliver(publication("two", topic="t", slow="newest_per_key", key="k")),
+        room.hub.deliver(publication("one", topic="u", slow="drop_oldest")),
+        room.hub.deliver(publication("nobody", topic="v", slow="drop_oldest")),
+        room.hub.deliver(publication("him", users={"user c"}, slow="drop_oldest")),
+        room.hub.deliver(publication("others", exclude=frozenset({"a"}), slow="newest_per_key", key="k")),
+        room.hub.deliver(publication("plain")),
+    ]
+    assert counts == [3, 2, 1, 0, 1, 2, 3]
+    assert room.heard() == {
+        "a": ["all", "two", "one", "plain"],
+        "b": ["all", "two", "others", "plain"],
+        "c": ["all", "him", "others", "plain"],
+    }
+    assert room.transports["a"].policies == [Policy(), policy, Policy()]
+    assert room.transports["b"].policies == [Policy(), policy, Policy(("c", "k"))]
+    assert room.hub.counters.delivered == sum(counts)
+    assert room.hub.counters.sent_bytes == sum(
+        len(text) for transport in room.transports.values() for text in transport.texts
+    )
+
+
+def test_what_may_be_dropped_is_filtered_and_expires_too(room: Room) -> None:
+    room.enter("a")
+    room.hub.message_filter = lambda message: message != "no"
+    assert room.hub.deliver(publication("no", slow="drop_oldest")) == 0
+    late = publication("late", slow="drop_oldest")
+    late.envelope.expires_at_ms = 1
+    assert room.hub.deliver(late) == 0
+    assert room.heard() == {}
+
+
+def test_a_policy_of_another_program_without_a_key_is_the_simpler_one() -> None:
+    found = publication(slow="newest_per_key", key="k")
+    found.envelope.key = None
+    assert found.policy == Policy()
+    assert publication().policy is None

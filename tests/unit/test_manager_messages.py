@@ -12,6 +12,8 @@ import pytest
 from antiphon.codes import Reason
 from antiphon.errors import ConfigurationError, InvalidUserId, NotConnected
 from antiphon.manager import WebSocketManager
+from antiphon.publication import SlowPolicy
+from antiphon.transports.base import SendLimits
 from antiphon.wire import codec
 from antiphon.wire import envelope as envelopes
 from antiphon.wire.envelope import Envelope
@@ -399,3 +401,64 @@ async def test_an_envelope_carries_what_the_receipt_names(caplog: pytest.LogCapt
         assert envelope.users == frozenset({"1"})
         assert envelope.at_ms is not None
         assert envelope.expires_at_ms == envelope.at_ms + 60_000
+
+
+# -- slow clients -----------------------------------------------------------------------------------------------------
+
+
+async def test_messages_with_a_policy_are_dropped_for_slow_clients_alone() -> None:
+    async with Fleet(2, send_limits=SendLimits(queued_bytes=2_000, droppable_bytes=60)) as fleet:
+        slow, *quick = [await fleet.join(replica, "1") for replica in (0, 0, 1)]
+        slow.is_stuck = True
+        await fleet.managers[1].broadcast("under way")
+        wanted = ["under way"]
+        for number in range(50):
+            await fleet.managers[1].broadcast(f"typing {number}", slow="newest_per_key", key="ann")
+            await fleet.managers[number % 2].send_to_user("1", f"cursor {number}", slow="drop_oldest")
+            wanted += [f"typing {number}", f"cursor {number}"]
+        await until(lambda: all(len(browser.texts) == len(wanted) for browser in quick))
+        for browser in quick:
+            assert sorted(browser.texts) == sorted(wanted)
+        dropped = fleet.managers[0].stats().dropped_slow
+        assert set(dropped) == {"drop_oldest", "replaced"}
+        assert 90 <= sum(dropped.values()) <= 99
+        assert fleet.managers[1].stats().dropped_slow == {}
+        assert fleet.managers[0].stats().lost == {}
+        assert fleet.managers[0].get_connection_count() == 2
+
+
+async def test_a_policy_works_without_a_broker() -> None:
+    manager, browser = WebSocketManager("c"), Browser()
+    await manager.connect(browser.websocket)
+    receipt = await manager.broadcast("typing", slow="drop_oldest")
+    await manager.broadcast("comment")
+    await until(lambda: browser.texts == ["typing", "comment"])
+    assert (receipt.scope, receipt.connections) == ("local", 1)
+    await manager.close()
+
+
+@pytest.mark.parametrize(
+    ("slow", "key"),
+    [
+        ("newest_per_key", None),
+        ("newest_per_key", ""),
+        ("newest_per_key", "k" * 129),
+        ("newest_per_key", 7),
+        ("newest_per_key", "\ud800"),
+        ("drop_oldest", "k"),
+        ("disconnect", "k"),
+        ("drop", None),
+        (None, None),
+        (["drop_oldest"], None),
+    ],
+)
+async def test_a_policy_is_refused_when_it_makes_no_sense(slow: SlowPolicy, key: str | None) -> None:
+    manager, browser = WebSocketManager("c"), Browser()
+    await manager.connect(browser.websocket)
+    for topic in (None, "t"):
+        with pytest.raises(ConfigurationError, match="slow"):
+            await manager.broadcast("x", topic=topic, slow=slow, key=key)
+    with pytest.raises(ConfigurationError, match="slow"):
+        await manager.send_to_user("1", "x", slow=slow, key=key)
+    assert browser.texts == []
+    await manager.close()

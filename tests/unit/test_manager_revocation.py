@@ -69,3 +69,17 @@ async def test_user_is_cut_when_there_is_no_broker_and_after_a_new_start() -> No
         await until(lambda browser=browser: browser.close_code == 4502)  # type: ignore[misc]  # bound at once
         await manager.stop()
     await manager.close()
+
+
+async def test_a_slow_client_that_is_revoked_gets_nothing_more_of_what_waited() -> None:
+    async with Fleet(1) as fleet:
+        his, others = await fleet.join(0, "42"), await fleet.join(0, "4")
+        his.gate = asyncio.Event()
+        for number in range(5):
+            await fleet.managers[0].broadcast(f"{number}")
+        await settle()
+        assert (await fleet.managers[0].disconnect_user("42")).connections == 1
+        his.gate.set()
+        await until(lambda: his.close_code == 4502)
+        assert his.texts == ["0"]  # that one was with the server
+        await fleet.everybody(others, have=["0", "1", "2", "3", "4"])

@@ -78,6 +78,7 @@ def full(channel: str = "chat", *, number: int = 1, history: LinkHistory | None 
         connects=120,
         disconnects=20,
         lost={"slow": 2, "error": 1},
+        dropped_slow={"drop_oldest": 7, "replaced": 5},
         link=link,
     )
     vitals = Vitals(
@@ -126,6 +127,8 @@ def test_values_are_those_of_the_counters() -> None:
     assert of(samples, "antiphon_connections", channel="chat") == 100
     assert of(samples, "antiphon_publications_total", channel="chat", outcome="failed") == 1
     assert of(samples, "antiphon_lost_connections_total", channel="chat", reason="slow") == 2
+    assert of(samples, "antiphon_slow_dropped_total", channel="chat", reason="drop_oldest") == 7
+    assert of(samples, "antiphon_slow_dropped_total", channel="chat", reason="replaced") == 5
     assert of(samples, "antiphon_undelivered_total", channel="chat", reason="expired") == 3
     assert of(samples, "antiphon_refused_messages_total", channel="chat", reason="too_fast") == 7
     assert of(samples, "antiphon_refused_connections_total", channel="chat", reason="draining") == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -251,6 +252,24 @@ def test_an_entry_that_no_browser_sends_is_refused_at_once(entry: str) -> None:
 @pytest.mark.parametrize("origin", ["http://localhost:5173", "https://127.0.0.1", "http://[::1]:3000"])
 def test_among_loopback_hosts_any_port_goes_with_any_other(origin: str, host: str) -> None:
     assert decide(origin, host).why == "loopback"
+    assert decide(origin, host, allowed=["https://app.example"]).why == "other_host"
+    assert decide(origin, host, allowed=[origin]).why == "listed"
+
+
+@pytest.mark.parametrize("peer", ["10.0.0.1", "127.0.0.1", None])
+@pytest.mark.parametrize("forwarded", [{"forwarded_for": ["203.0.113.9"]}, {"forwarded_host": ["localhost:8000"]}])
+def test_behind_a_proxy_a_host_of_this_machine_says_nothing(peer: str | None, forwarded: dict[str, Any]) -> None:
+    for rule in (OriginRule(), OriginRule(trusted_proxies=PROXIES)):
+        asked: dict[str, Any] = {"peer": peer, **forwarded}
+        verdict = rule.decide(["http://localhost:5173"], "localhost:8000", **asked)
+        assert (verdict.allowed, verdict.why) == (False, "other_host")
+        assert rule.decide(["http://localhost:8000"], "localhost:8000", **asked).why == "same_host"
+
+
+def test_a_trusted_proxy_that_says_nothing_of_the_client_is_a_proxy_too() -> None:
+    rule = OriginRule(trusted_proxies=PROXIES)
+    assert rule.decide(["http://localhost:5173"], "localhost:8000", peer="10.0.0.1").why == "other_host"
+    assert rule.decide(["http://localhost:5173"], "localhost:8000", peer="127.0.0.1").why == "loopback"
 
 
 @pytest.mark.parametrize(

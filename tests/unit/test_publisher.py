@@ -126,8 +126,11 @@ async def test_a_message_reaches_its_topic_and_users_alone(listening: Listening,
     await publish("c", "3", target_user_ids=["7"])
     nobody = await publish("c", "4", topic="u")
     await publish("c", "5", expires_s=60)
+    await publish("c", "6", slow="newest_per_key", key="k")
+    with pytest.raises(ConfigurationError, match="key"):
+        await publish("c", "7", slow="newest_per_key")
 
-    await listening.have("1", "2", "5")
+    await listening.have("1", "2", "5", "6")
     assert nobody.replicas == 0
 
 

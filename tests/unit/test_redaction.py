@@ -10,6 +10,7 @@ import logging.config
 import os
 import re
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
+from antiphon import redaction
 from antiphon.redaction import SecretsFilter, hide_secrets, mask
 from antiphon.serving import PROTOCOL
 
@@ -90,6 +92,116 @@ def test_what_looks_like_a_secret_is_masked(text: str, masked: str) -> None:
 )
 def test_anything_else_stays_as_it_is(text: str) -> None:
     assert mask(text) == text
+
+
+OPENINGS = (
+    *(
+        "",
+        "token=",
+        "token='",
+        'a=token="',
+        '"token":"',
+        "'token' : '",
+        "cookie:",
+        "authorization: '",
+        "x-api-key",
+        "basic",
+    ),
+    *("Bearer ", "redis://", "://a:", "?a%3Dtoken%3D"),
+)
+REPEATED = (
+    *(
+        ";",
+        ")",
+        "'",
+        '"',
+        "\\",
+        "=",
+        "%3D",
+        "%3",
+        "&",
+        "?",
+        ".",
+        "-",
+        "_",
+        "]",
+        ":",
+        "@",
+        "/",
+        " ",
+        ",",
+        "a",
+        "0",
+        "a.",
+        "a-",
+    ),
+    *(
+        "token",
+        "token=",
+        "token='",
+        "token=);a",
+        '"token":"',
+        "'token':'\\",
+        '"a.',
+        "cookie",
+        "cookie: ",
+        "cookie:'",
+        "x-",
+    ),
+    *("basic ", "bearer\t", "://a:", "://a:b@", "a=", "key=id", "authorization:\\'"),
+)
+
+
+@pytest.mark.parametrize("opening", OPENINGS, ids=ascii)
+def test_no_text_of_a_stranger_takes_long(opening: str) -> None:
+    """Longer than `mask` hands on, so that a pattern that grows with the square of the length shows."""
+    length = 32 * 1024
+    for repeated in REPEATED:
+        text = opening + repeated * (length // len(repeated)) + "a"
+        for work in (mask, redaction._masked):
+            started = time.thread_time()
+            work(text)
+            assert time.thread_time() - started < 0.5, (opening, repeated, work)
+
+
+async def test_a_query_of_a_stranger_does_not_hold_up_a_record() -> None:
+    record = logging.LogRecord(
+        "uvicorn.error", logging.INFO, "", 0, '"WebSocket %s" 403', (f"/?token={';' * 60_000}a",), None
+    )
+    started = time.thread_time()
+    assert SecretsFilter().filter(record)
+    assert time.thread_time() - started < 0.5
+    assert record.getMessage().startswith('"WebSocket /?token=***')
+
+
+def test_of_a_long_text_the_beginnings_of_the_lines_are_kept() -> None:
+    text = f"first ?token=SECRET {'x' * 10_000} ?token=SECRET\nsecond ?token=SECRET\n"
+    kept, *others = mask(text).split("\n")
+    assert kept.startswith("first ?token=*** xxx")
+    assert re.fullmatch(r".*x\.\.\. \(\d+ characters left out\)", kept)
+    assert others == ["second ?token=***", ""]
+    lines = "a ?token=SECRET line\n" * 10_000
+    masked = mask(lines)
+    assert masked.startswith("a ?token=*** line\na ?token=*** line\n")
+    assert masked.endswith(f"... ({len(lines) - 64 * 1024} characters left out)")
+    assert "SECRET" not in masked
+
+
+@pytest.mark.parametrize(
+    "secret", ["redis://user:{}@host", "?token={}", "Bearer {}", '{{"token":"{}"}}', "Cookie: a={}"]
+)
+def test_a_secret_that_is_cut_off_is_masked_too(secret: str) -> None:
+    text = secret.format("SECRET-" * 4)
+    for gap in range(8192 - len(text), 8192):
+        assert "SEC" not in mask("x" * (gap - 1) + " " + text + " x" * 100)
+
+
+def test_a_parameter_that_somebody_named_is_masked_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_parameters", set())
+    line = "/ws?t=SECRET&at=1&code=2&%74=SECRET&T=SECRET&next=/x%3Ft%3DSECRET"
+    assert mask(line) == line
+    hide_secrets(parameters=["T"])
+    assert mask(line) == "/ws?t=***&at=1&code=2&%74=***&T=***&next=/x%3Ft%3D***"
 
 
 @given(st.text(alphabet="SECRT0123456789-._~%", min_size=1, max_size=30), st.sampled_from(["ticket", "token", "key"]))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from starlette.requests import HTTPConnection
 
-from antiphon.auth import Identity, Refused, Revoked, SessionExpired
+from antiphon.auth import CookieSession, Identity, Refused, Revoked, SessionExpired
 from antiphon.brokers.memory import MemoryBroker, MemoryServer
+from antiphon.brokers.memory_store import MemoryStore
 from antiphon.codes import State
 from antiphon.connection import Connection
 from antiphon.errors import ConfigurationError, InvalidUserId
@@ -24,9 +26,11 @@ from antiphon.relay import Relay
 from antiphon.relays import LocalRelay
 from antiphon.revocation import Disconnected, Rechecks, RevocationCounters, Revocations, identity_of
 from antiphon.security import Security
+from antiphon.tickets import Tickets
 from antiphon.topics import CONTROL_ROUTE
 from tests.unit.browsers import nothing_left, settle, until
 from tests.unit.lanes import NotedLane, NotedTransport
+from tests.unit.test_tickets import handshake
 
 pytestmark = pytest.mark.virtual_time
 
@@ -187,6 +191,36 @@ class Fleet:
         await self.all_are(State.UP)
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def alone(clock: Clock) -> Revocations:
+    """Revocations of a replica that is alone and has nobody connected."""
+    return Revocations(Hub("c"), Census(LocalRelay()), end=lambda *_: None, clock=clock)
+
+
+class Entering:
+    """Tries whether somebody is let in."""
+
+    def __init__(self, revocations: Revocations, clock: Clock) -> None:
+        self._revocations = revocations
+        self._clock = clock
+
+    def is_refused(self, user: str | None, session: str | None, *, at_s: float | None) -> bool:
+        identity = Identity(user_id=user, session_id=session)._proved_by(None, at_s=at_s)
+        with self._revocations.entering(user, identity) as entrant:
+            try:
+                self._revocations.check(entrant)
+            except Revoked:
+                return True
+            return False
+
+
 def texts(connection: Connection) -> list[str]:
     assert isinstance(connection._transport, NotedTransport)
     return connection._transport.texts
@@ -329,6 +363,120 @@ async def test_revocation_reaches_who_is_just_connecting_when_the_database_still
         assert len(here.hub) == 1
 
 
+async def test_identity_that_was_proved_before_a_revocation_is_refused_after_it() -> None:
+    clock = Clock()
+    revocations = alone(clock)
+    entering = Entering(revocations, clock)
+    early = clock.now_s
+    clock.now_s += 1.0
+    await revocations.disconnect_user("42", except_=["own"])
+    await revocations.disconnect_session("s9")
+    clock.now_s += 1.0
+
+    assert entering.is_refused("42", "s1", at_s=early)
+    assert entering.is_refused("42", None, at_s=early)
+    assert entering.is_refused("7", "s9", at_s=early)
+    assert entering.is_refused(None, "s9", at_s=early)
+    assert not entering.is_refused("42", "own", at_s=early)
+    assert not entering.is_refused("7", "s1", at_s=early)
+    assert not entering.is_refused("42", "s1", at_s=clock.now_s)
+    assert not entering.is_refused("7", "s9", at_s=clock.now_s)
+    assert not entering.is_refused("42", "s1", at_s=None)  # nobody knows how old it is
+    assert revocations.counters.entering == 4
+    clock.now_s += 32.0
+    assert entering.is_refused("42", "s1", at_s=early)
+    clock.now_s += 3.0
+    assert not entering.is_refused("42", "s1", at_s=early)  # no ticket is good for so long
+    assert len(revocations._recent) == 0
+
+
+async def test_later_revocation_with_other_exceptions_does_not_undo_an_earlier_one() -> None:
+    clock = Clock()
+    revocations = alone(clock)
+    entering = Entering(revocations, clock)
+    early = clock.now_s
+    for except_ in ["a"], ["b"], ["a", "b"]:
+        clock.now_s += 1.0
+        await revocations.disconnect_user("42", except_=except_)
+    assert entering.is_refused("42", "a", at_s=early)
+    assert entering.is_refused("42", "b", at_s=early)
+    assert not entering.is_refused("42", "a", at_s=early + 2.5)
+    assert not entering.is_refused("42", "b", at_s=early + 2.5)
+    assert entering.is_refused("42", "c", at_s=early + 2.5)
+
+
+async def test_revocations_that_are_remembered_are_bounded_and_counted_when_they_are_forgotten() -> None:
+    clock = Clock()
+    revocations = alone(clock)
+    entering = Entering(revocations, clock)
+    early = clock.now_s
+    for number in range(10_100):
+        revocations._cut({"user": str(number), "except": []})
+    assert len(revocations._recent) == 10_000
+    assert revocations.counters.forgotten == 100
+    assert entering.is_refused("10099", "s1", at_s=early)
+    assert not entering.is_refused("99", "s1", at_s=early)
+    for number in range(200):
+        revocations._cut({"user": "42", "except": [f"{number}-{other}" for other in range(1_000)]})
+    assert len(revocations._recent) <= 10_000
+    assert entering.is_refused("42", "s1", at_s=early)
+    for _ in range(1_000):
+        clock.now_s += 36.0
+        revocations._cut({"user": "42", "except": []})
+    assert len(revocations._recent) == 1
+
+
+async def test_one_who_is_identified_late_is_within_reach_since_it_was_registered() -> None:
+    clock = Clock()
+    revocations = alone(clock)
+    await revocations.disconnect_user("42")
+    for identity in Identity(user_id="42"), Identity(user_id="42", session_id="s1"), None:
+        clock.now_s += 1.0
+        with revocations.entering(None, None) as entrant:
+            entrant.user_id, entrant.identity = "42", identity
+            revocations.check(entrant)
+        clock.now_s -= 1.5  # a clock that is set back hides nothing, and condemns nobody
+        with revocations.entering(None, None) as entrant:
+            entrant.user_id, entrant.identity = "42", identity
+            revocations.check(entrant)
+        with revocations.entering(None, None) as entrant:
+            clock.now_s += 1.0
+            await revocations.disconnect_user("42")
+            entrant.user_id, entrant.identity = "42", identity
+            with pytest.raises(Revoked):
+                revocations.check(entrant)
+
+
+@pytest.mark.parametrize("identity", [None, Identity(user_id="42"), Identity(user_id="42", session_id="s1")], ids=str)
+async def test_revocation_reaches_one_without_a_proof_between_register_and_the_hub(identity: Identity | None) -> None:
+    async with Fleet(2) as fleet:
+        here, there = fleet.replicas
+        with here.revocations.entering("42", identity) as entrant:
+            here.revocations.check(entrant)
+            if identity is not None and identity.session_id is not None:
+                await there.revocations.disconnect_session("s1")
+            else:
+                await there.revocations.disconnect_user("42")
+            with pytest.raises(Revoked):
+                here.revocations.check(entrant)
+
+
+async def test_ticket_from_before_a_revocation_lets_nobody_in_after_it() -> None:
+    async with Fleet(2) as fleet:
+        here, there = fleet.replicas
+        tickets = Tickets(MemoryStore())
+        early = [await tickets.issue(Identity(user_id="42", session_id="s1")) for _ in range(2)]
+        other = await tickets.issue(Identity(user_id="4", session_id="s4"))
+        assert (await there.revocations.disconnect_session("s1")).complete
+        later = await tickets.issue(Identity(user_id="42", session_id="s1"))
+
+        for replica, ticket, refused in (here, early[0], 1), (there, early[1], 1), (here, other, 0), (there, later, 0):
+            identity = await tickets.authenticate(handshake(ticket))
+            assert identity is not None
+            with replica.revocations.entering(identity.user_id, identity) as entrant:
+                assert entrant.revoked is bool(refused)
+
+
 # -- when something fails ---------------------------------------------------------------------------------------------
 
 
@@ -442,12 +590,25 @@ async def test_session_id_that_cannot_be_meant_is_refused(session_id: str) -> No
 
 
 @pytest.mark.parametrize(
-    "except_", [[7], [None], [str(number) for number in range(1_001)]], ids=["int", "none", "many"]
+    "except_", [["own", 7], 7, ["own", *map(str, range(1_000))]], ids=["list with a number", "number", "many"]
 )
-async def test_exceptions_that_cannot_be_meant_are_refused(except_: list[str]) -> None:
+async def test_exceptions_that_cannot_be_meant_are_refused_when_the_others_were_cut_here(except_: Any) -> None:
     async with Fleet(1) as fleet:
-        with pytest.raises(ConfigurationError):
-            await fleet.replicas[0].revocations.disconnect_user("42", except_=except_)
+        replica = fleet.replicas[0]
+        own, other = await replica.connect("42", "own"), await replica.connect("42", "s1")
+        with pytest.raises(ConfigurationError, match="except_"):
+            await replica.revocations.disconnect_user("42", except_=except_)
+        assert texts(other) == [CUT]
+        assert texts(own) == ([CUT] if except_ == 7 else [])
+
+
+@pytest.mark.parametrize("except_", [None, [None], {None, "nobody"}], ids=["none", "list", "set"])
+async def test_exception_that_is_none_is_no_exception(except_: Any) -> None:
+    """As the session id of somebody who has none."""
+    async with Fleet(2) as fleet:
+        his = [await replica.connect("42") for replica in fleet.replicas]
+        assert await fleet.replicas[0].revocations.disconnect_user("42", except_=except_) == Disconnected(2, 2, True)
+        assert [texts(connection) for connection in his] == [[CUT]] * 2
 
 
 # -- re-checks --------------------------------------------------------------------------------------------------------
@@ -478,6 +639,161 @@ async def test_session_that_has_run_out_is_closed_with_its_own_code() -> None:
         fleet.database.refusal = SessionExpired("the token is over")
         fleet.database.ended.add("s1")
         await until(lambda: texts(connection) == ["closed 4004"], within_s=100.0)
+
+
+async def test_cuts_of_rechecks_are_counted_by_what_the_client_is_told() -> None:
+    async with Fleet(1) as fleet:
+        replica = fleet.replicas[0]
+        for session in "s1", "s1", "s2":
+            await replica.connect("42", session)
+        fleet.database.ended.add("s1")
+        await until(lambda: replica.counters.ended_by == {"REVOKED": 2}, within_s=100.0)
+        fleet.database.refusal = SessionExpired("the token is over")
+        fleet.database.ended.add("s2")
+        await until(lambda: replica.counters.ended_by == {"REVOKED": 2, "REFRESH_SESSION": 1}, within_s=100.0)
+        assert replica.counters.ended == 3
+        assert replica.counters.revoked == 0
+
+
+class Proofs:
+    """A session store behind a cookie, and tickets of the same sessions, on one replica."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.sessions: dict[str, Identity] = {}
+        self.asked: Counter[str] = Counter()
+        self._replica = replica
+        self._cookies = CookieSession("s", self._lookup)
+        self._tickets = Tickets(MemoryStore())
+        replica.rechecks._recheck = Security(authenticators=[self._cookies, self._tickets]).recheck
+
+    def _lookup(self, token: str) -> Identity | None:
+        self.asked[token] += 1
+        return self.sessions.get(token)
+
+    async def by_cookie(self, token: str) -> Connection:
+        headers = [(b"cookie", f"s={token}".encode())]
+        identity = await self._cookies.authenticate(HTTPConnection({"type": "http", "path": "/", "headers": headers}))
+        return await self._connect(identity)
+
+    async def by_ticket(self, identity: Identity) -> Connection:
+        return await self._connect(await self._tickets.authenticate(handshake(await self._tickets.issue(identity))))
+
+    async def _connect(self, identity: Identity | None) -> Connection:
+        assert identity is not None
+        connection = await self._replica.connect(identity.user_id, identity.session_id)
+        connection._identity = identity
+        return connection
+
+    async def round(self) -> None:
+        """Let everybody be asked about once more."""
+        begun = self._replica.counters.rechecks
+        self._replica.rechecks.now()
+        await until(lambda: self._replica.counters.rechecks == begun + 1)
+        await settle()
+
+
+@pytest.mark.parametrize("ticket_first", [True, False])
+async def test_socket_keeps_its_own_proof_beside_another_of_its_session_that_has_none(ticket_first: bool) -> None:
+    async with Fleet(1) as fleet:
+        proofs = Proofs(fleet.replicas[0])
+        ann = proofs.sessions["c1"] = Identity(user_id="ann", session_id="s1")
+        first = [await proofs.by_ticket(ann)] if ticket_first else []
+        cookies = [await proofs.by_cookie("c1") for _ in range(3)]
+        ticket = first[0] if ticket_first else await proofs.by_ticket(ann)
+        for _ in range(2):
+            proofs.asked.clear()
+            await proofs.round()
+            assert proofs.asked == {"c1": 1}
+        for connection in cookies:
+            identity = identity_of(connection)
+            assert identity is not None
+            assert identity.proved_again is not None
+        assert (kept := identity_of(ticket)) is not None
+        assert kept.proved_again is None
+        proofs.sessions.clear()
+        await proofs.round()
+        assert [texts(connection) for connection in cookies] == [[CUT]] * 3
+        assert texts(ticket) == []
+
+
+async def test_each_proof_of_one_session_is_asked_about_and_ends_its_own_sockets() -> None:
+    async with Fleet(1) as fleet:
+        proofs = Proofs(fleet.replicas[0])
+        for token in "c1", "c2":
+            proofs.sessions[token] = Identity(user_id="ann", session_id="s1", roles=frozenset({token}))
+        sockets = {token: [await proofs.by_cookie(token) for _ in range(2)] for token in ("c1", "c2")}
+        proofs.asked.clear()
+        await proofs.round()
+        assert proofs.asked == {"c1": 1, "c2": 1}
+        for token, connections in sockets.items():
+            for connection in connections:
+                identity = identity_of(connection)
+                assert identity is not None
+                assert identity.roles == {token}
+        del proofs.sessions["c1"]
+        await proofs.round()
+        assert [texts(connection) for connection in sockets["c1"]] == [[CUT]] * 2
+        assert [texts(connection) for connection in sockets["c2"]] == [[]] * 2
+
+
+async def test_identities_without_a_proof_are_asked_about_together_only_when_they_are_the_same() -> None:
+    async with Fleet(1) as fleet:
+        proofs = Proofs(fleet.replicas[0])
+        soon = time.time() - 1.0
+        over = Identity(user_id="ann", session_id="s1", expires_at_s=soon)
+        lasting = Identity(user_id="ann", session_id="s1", roles=frozenset({"admin"}))
+        kept = [await proofs._connect(lasting) for _ in range(2)]
+        ended = await proofs._connect(over)
+        await proofs.round()
+        assert texts(ended) == ["closed 4004"]
+        assert [texts(connection) for connection in kept] == [[]] * 2
+        assert [identity_of(connection) for connection in kept] == [lasting] * 2
+
+
+async def test_session_whose_end_was_put_off_is_asked_about_by_what_is_valid_longest() -> None:
+    async with Fleet(1) as fleet:
+        proofs = Proofs(fleet.replicas[0])
+        sockets = []
+        for left_s in 3_600.0, -1.0:
+            proofs.sessions["c1"] = Identity(user_id="ann", session_id="s1", expires_at_s=time.time() + left_s)
+            sockets.append(await proofs.by_cookie("c1"))
+        proofs.sessions["c1"] = Identity(user_id="ann", session_id="s1", expires_at_s=time.time() + 7_200.0)
+        await proofs.round()
+        assert [texts(connection) for connection in sockets] == [[]] * 2
+        assert len({identity_of(connection) for connection in sockets}) == 1
+
+
+async def test_topics_are_asked_about_again_when_the_identity_has_changed_meanwhile() -> None:
+    async with Fleet(1) as fleet:
+        replica, database = fleet.replicas[0], fleet.database
+        connection = await replica.connect("42", "s1", topics=["t"])
+        connection._identity = Identity(user_id="42", session_id="s1")  # the question's answer is another
+        may_hear, failures = replica.rechecks._may_hear, iter([OSError("the database is away")])
+
+        async def fails_once(identity: Identity | None, topic: str) -> bool:
+            for error in failures:
+                raise error
+            assert may_hear is not None
+            return await may_hear(identity, topic)
+
+        replica.rechecks._may_hear = fails_once
+        database.forbidden.add(("s1", "t"))
+        replica.rechecks.now()
+        await until(lambda: not connection.topics, within_s=20.0)
+        assert replica.counters.rechecks == 1
+
+
+async def test_rechecks_that_were_closed_start_nothing() -> None:
+    before = asyncio.all_tasks()
+    for begun in False, True:
+        rechecks = Rechecks(Hub("c"), recheck=Database().recheck, end=lambda *_: None, drop_topic=lambda *_: None)
+        if begun:
+            rechecks.start()
+        await rechecks.close()
+        rechecks.start()
+        rechecks.now()
+        assert asyncio.all_tasks() == before
+        await rechecks.close()
 
 
 async def test_questions_are_asked_a_few_at_a_time() -> None:

@@ -20,6 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from antiphon import redaction
 from antiphon.auth import (
     Authenticator,
     BearerToken,
@@ -36,9 +37,11 @@ from antiphon.auth import (
     SignInUnavailable,
     TooManyConnections,
 )
+from antiphon.brokers.memory_store import MemoryStore
 from antiphon.errors import ConfigurationError
 from antiphon.redaction import hide_secrets
 from antiphon.security import RecheckFailed, RequestRefused, Security, refuse
+from antiphon.tickets import Tickets
 from tests.transports.servers import HANDSHAKE, WAIT_S, Way, serving
 from tests.unit.handshakes import Handshake, Headers, request
 
@@ -207,6 +210,84 @@ async def test_one_that_is_away_does_not_keep_another_from_knowing() -> None:
             await admitted(guard, headers)
 
 
+async def never(*_: object) -> Any:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.virtual_time
+async def test_a_database_that_does_not_answer_is_given_up_in_time(caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.get_running_loop()
+    usual = Security(authenticators=[CookieSession("session", never)])
+    for answer_s, guard in ((5.0, usual), (0.5, security(authenticators=[BearerToken(never)], answer_s=0.5))):
+        started = loop.time()
+        with pytest.raises(SignInUnavailable):
+            await admitted(guard, {**SITE, **COOKIE, **BEARER})
+        assert loop.time() - started == pytest.approx(answer_s)
+        assert (guard.counters.authenticator_errors, guard.counters.timeouts) == (1, 1)
+        assert guard.counters.refused == {"sign_in_unavailable": 1}
+    assert "gave no answer within answer_s=0.5" in caplog.text
+
+
+@pytest.mark.virtual_time
+async def test_the_wait_for_a_first_message_does_not_count_as_time_for_an_answer() -> None:
+    loop = asyncio.get_running_loop()
+    guard = Security(authenticators=[FirstMessage(never, timeout_s=3.0)], answer_s=1.0)
+    with pytest.raises(NotSignedIn):
+        await admitted(guard, SITE)
+    assert loop.time() >= 3.0
+    handshake = Handshake(SITE)
+    handshake.says('{"type":"auth","token":"good"}')
+    with pytest.raises(SignInUnavailable):
+        await guard.admit(handshake.websocket)
+    assert guard.counters.timeouts == 1
+
+
+@pytest.mark.virtual_time
+async def test_an_own_time_out_of_a_database_is_an_error_like_others() -> None:
+    store = Store(good=TOM)
+    store.error = TimeoutError()
+    guard = security(store)
+    with pytest.raises(SignInUnavailable):
+        await admitted(guard, {**SITE, **COOKIE})
+    assert (guard.counters.authenticator_errors, guard.counters.timeouts) == (1, 0)
+
+
+@pytest.mark.virtual_time
+async def test_an_authorize_that_does_not_answer_says_no() -> None:
+    loop = asyncio.get_running_loop()
+    guard = Security(authorize=never)
+    assert not await guard.may_hear(TOM, "chat")
+    assert loop.time() == pytest.approx(5.0)
+    assert (guard.counters.topics_denied, guard.counters.authorize_errors, guard.counters.timeouts) == (1, 1, 1)
+
+
+async def test_a_client_that_goes_during_the_question_is_no_time_out() -> None:
+    guard = Security(authenticators=[CookieSession("session", never)])
+    signing_in = asyncio.create_task(admitted(guard, {**SITE, **COOKIE}))
+    await asyncio.sleep(0)
+    signing_in.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await signing_in
+    assert (guard.counters.authenticator_errors, guard.counters.timeouts) == (0, 0)
+
+
+async def test_cookies_without_an_origin_count_where_the_application_says_so() -> None:
+    guard = security(cookies_without_origin=True)
+    assert await admitted(guard, {"Host": "good.example", **COOKIE}) == TOM
+    assert await admitted(Security(cookies_without_origin=True), COOKIE) is None
+    for headers in (EVIL, {**EVIL, **COOKIE}, {**SITE, **COOKIE, "Origin": "null"}):
+        with pytest.raises(OriginRefused):
+            await admitted(guard, headers)
+    with pytest.raises(NotSignedIn):
+        await admitted(guard, {"Host": "good.example", "Cookie": "session=old"})
+
+
+def test_a_form_of_another_website_is_refused_whatever_programs_may_do() -> None:
+    guard = security(cookies_without_origin=True)
+    with pytest.raises(OriginRefused):
+        guard.check_origin(request({**EVIL, **COOKIE}, method="POST"))
+
+
 async def test_one_connection_is_asked_once_by_one_security() -> None:
     store = Store(good=TOM)
     guard = security(store)
@@ -326,6 +407,12 @@ async def test_naming_the_user_in_the_log_uses_up_nothing_and_fails_quietly(capl
 def test_making_one_hides_secrets() -> None:
     Security()
     assert hide_secrets() in logging.getLogger("uvicorn.error").filters
+
+
+def test_the_parameter_of_tickets_is_a_secret_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_parameters", set())
+    Security(authenticators=[Tickets(MemoryStore(), parameter="t")])
+    assert redaction.mask("/ws?t=SECRET&u=1") == "/ws?t=***&u=1"
 
 
 # -- plain requests ---------------------------------------------------------------------------------------------------
@@ -507,6 +594,7 @@ async def test_an_authenticator_that_can_recheck_is_asked_about_every_identity()
         ({"authenticators": [FirstMessage(Store().lookup)], "require_identity": False}, "no guests"),
         ({"recheck_s": 0}, "above 0"),
         ({"connections_per_address": 0}, "above 0"),
+        ({"answer_s": 0}, "above 0"),
         ({"refusal_s": -1}, "0 or above"),
         ({"allowed_origins": ["app.example"]}, "what a browser sends"),
         ({"trusted_proxies": ["*"]}, "no address"),
@@ -534,6 +622,7 @@ def test_the_address_that_limits_count_is_that_of_the_client(
     connection = Handshake(headers, client=client).websocket
     assert Security(trusted_proxies=["10.0.0.0/8"]).address_of(connection) == expected
     assert Security().address_of(connection) is None
+    assert Security(trusted_proxies=["10.0.0.0/8"], connections_per_address=None).address_of(connection) is None
 
 
 async def test_a_proxy_that_uvicorn_has_resolved_already_may_name_the_host() -> None:
@@ -763,8 +852,11 @@ async def test_the_first_message_of_a_real_client_signs_in_or_ends_it(
         async with connect(url) as socket:
             await socket.send(FIRST)
             assert await socket.recv() == "tom"
-        for message in ('{"type":"ping"}', "no JSON", '{"type":"auth","token":"bad"}', "x" * 20_000):
+        for message in ('{"type":"ping"}', "no JSON", '{"type":"auth","token":"bad"}'):
             assert await closed_with(url, message, FIRST) == (4501, "not signed in")
+        # Where the library reads the socket itself, such a message is not even received.
+        code, _ = await closed_with(url, "x" * 20_000, FIRST)
+        assert code == (1009 if way == "protocol" else 4501)
         started = time.monotonic()
         assert await closed_with(url) == (4501, "not signed in")
         assert 0.4 < time.monotonic() - started < 10

@@ -18,10 +18,10 @@ from antiphon.hub import Hub
 from antiphon.journal import Journal
 from antiphon.limits import Limits
 from antiphon.manager import WebSocketManager
-from antiphon.session import WAITING, OnClose, Sessions
+from antiphon.session import MOST_WAITING, WAITING, OnClose, Sessions
 from antiphon.transports.asgi import AsgiLane
 from antiphon.transports.base import Receiver
-from antiphon.wire.frames import Frame
+from antiphon.wire.frames import Frame, Policy
 from tests.unit.browsers import Browser, nothing_left, settle, until
 
 pytestmark = pytest.mark.virtual_time
@@ -298,16 +298,23 @@ class Reading:
         self.lane = AsgiLane()
         self.queued_bytes = 0
         self.is_reading = True
+        self.limit_bytes: int | None = None
         self.closed: list[tuple[int, str]] = []
 
     def send(self, frame: Frame) -> None:
         """Nobody looks at it."""
 
-    def close(self, code: int, reason: str) -> None:
+    def send_or_drop(self, frame: Frame, policy: Policy) -> None:
+        """Nor at this."""
+
+    def close(self, code: int, reason: str, *, discard: bool = False) -> None:
         self.closed.append((code, reason))
 
     def adopt(self, receiver: Receiver) -> bool:
         return True
+
+    def limit_messages(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
 
     def pause_reading(self) -> None:
         self.is_reading = False
@@ -343,14 +350,15 @@ class Adopted:
             journal=Journal(),
             state=lambda: State.UP,
         )
+        self.counters = conversations.counters
         self.session = self.sessions.open(self.connection, conversations, on_message=on_message, on_close=on_close)
 
     def says(self, *texts: str) -> None:
         for text in texts:
             self.session({"type": "websocket.receive", "text": text})
 
-    def leaves(self) -> None:
-        self.session({"type": "websocket.disconnect", "code": 1001})
+    def leaves(self, code: int = 1001) -> None:
+        self.session({"type": "websocket.disconnect", "code": code})
 
 
 async def test_end_of_an_adopted_socket_is_told_once() -> None:
@@ -380,6 +388,84 @@ async def test_on_close_that_fails_is_logged_and_counted_and_harms_nobody(
     assert adopted.hub.counters.handler_errors == 1
     [record] = [record for record in caplog.records if "on_close" in record.getMessage()]
     assert record.exc_info is not None
+
+
+def paused(notes: list[object]) -> Handler:
+    """Takes its time before it notes a message."""
+
+    async def on_message(connection: Connection, message: object) -> None:
+        await asyncio.sleep(0.2)
+        notes.append(said(message))
+
+    return on_message
+
+
+async def test_end_is_told_behind_what_waits_and_the_connection_is_let_go_at_once() -> None:
+    notes: list[object] = []
+    adopted = Adopted(paused(notes), on_close=lambda connection: notes.append("closed"))
+    adopted.says(n(1), n(2), n(3))
+    adopted.leaves()
+    adopted.leaves()
+    adopted.says(n(4))
+    assert adopted.forgotten == [adopted.connection]
+    assert notes == []
+    await until(lambda: "closed" in notes)
+    await until(lambda: not adopted.sessions.at_work)
+    adopted.leaves()
+    adopted.says(n(5))
+    assert notes == [1, 2, 3, "closed"]
+    assert adopted.forgotten == [adopted.connection]
+    assert adopted.hub.counters.handler_errors == 0
+
+
+@pytest.mark.parametrize("code", [4501, 4502, 4503])
+async def test_what_waits_of_a_client_that_may_not_be_here_any_more_is_not_handled(code: int) -> None:
+    notes: list[object] = []
+    adopted = Adopted(paused(notes), on_close=lambda connection: notes.append("closed"))
+    adopted.says(n(1), n(2), n(3))
+    await settle()
+    adopted.leaves(code)
+    await until(lambda: not adopted.sessions.at_work)
+    assert notes == [1, "closed"]
+
+
+@pytest.mark.parametrize("limit_s", [30.0, 0.3])
+async def test_finish_tells_the_end_of_clients_whose_messages_wait(limit_s: float) -> None:
+    notes: list[object] = []
+    adopted = Adopted(paused(notes), on_close=lambda connection: notes.append("closed"))
+    adopted.says(n(1), n(2), n(3))
+    adopted.leaves()
+    await adopted.sessions.finish(limit_s=limit_s)
+    assert notes == ([1, 2, 3, "closed"] if limit_s > 1 else [1, "closed"])
+    assert not adopted.sessions.at_work
+
+
+async def test_too_large_for_the_server_is_counted_once_behind_what_waits() -> None:
+    notes: list[object] = []
+    adopted = Adopted(paused(notes))
+    adopted.says(n(1), n(2))
+    adopted.leaves(1009)
+    await until(lambda: not adopted.sessions.at_work)
+    assert notes == [1, 2]
+    assert adopted.counters.closed == {"TOO_BIG": 1}
+
+
+async def test_what_waits_is_bounded_although_the_server_does_not_stop_reading() -> None:
+    go_on = asyncio.Event()
+
+    async def on_message(connection: Connection, message: object) -> None:
+        await go_on.wait()
+
+    told: list[Connection] = []
+    adopted = Adopted(on_message, on_close=told.append)
+    adopted.says(*["{}"] * (1 + MOST_WAITING))
+    assert adopted.counters.refused == {}
+    adopted.says(*["{}"] * 5)
+    assert adopted.counters.refused == {"too_fast": 5}
+    adopted.leaves()
+    go_on.set()
+    await until(lambda: told == [adopted.connection])
+    assert not adopted.sessions.at_work
 
 
 async def test_reading_stops_while_many_messages_wait_for_the_handler() -> None:

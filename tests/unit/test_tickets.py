@@ -33,6 +33,7 @@ WRITTEN = {
     "expires_at_s": None,
     "claims": {},
     "origin": None,
+    "issued_at_s": 1_000.0,
 }
 
 
@@ -155,6 +156,26 @@ async def test_ticket_does_not_outlive_its_identity() -> None:
         await tickets.issue(short)
 
 
+async def test_ticket_knows_when_it_was_issued() -> None:
+    clock = Clock()
+    tickets = Tickets(MemoryStore(lambda: 0.0), clock=clock)
+    ticket = await tickets.issue(Identity(user_id="ann"))
+    clock.now += 20.0
+    taken = await tickets.authenticate(handshake(ticket))
+    assert taken is not None
+    assert taken.proved_at_s == 1_000.0
+
+
+async def test_ticket_is_as_old_as_what_proved_the_identity_that_it_was_issued_for() -> None:
+    clock = Clock()
+    tickets = Tickets(MemoryStore(lambda: 0.0), clock=clock)
+    for proved_at_s, expected_s in (990.0, 990.0), (1_010.0, 1_000.0):
+        identity = Identity(user_id="ann")._proved_by(None, at_s=proved_at_s)
+        taken = await tickets.authenticate(handshake(await tickets.issue(identity)))
+        assert taken is not None
+        assert taken.proved_at_s == expected_s
+
+
 async def test_identity_is_refused_when_it_cannot_be_written_down() -> None:
     tickets = Tickets(MemoryStore())
     with pytest.raises(ConfigurationError, match=r"\['claims'\]\['since'\] is a datetime"):
@@ -177,6 +198,9 @@ async def test_identity_is_refused_when_it_cannot_be_written_down() -> None:
         codec.encode({**WRITTEN, "roles": 7}),
         codec.encode({**WRITTEN, "expires_at_s": "never"}),
         codec.encode({**WRITTEN, "claims": []}),
+        codec.encode({**WRITTEN, "issued_at_s": "now"}),
+        codec.encode({**WRITTEN, "issued_at_s": None}),
+        codec.encode({**WRITTEN, "issued_at_s": True}),
     ],
 )
 async def test_ticket_is_refused_when_its_value_is_something_else(value: bytes) -> None:
@@ -193,7 +217,19 @@ async def test_value_as_it_is_written_is_accepted() -> None:
     store = MemoryStore()
     tickets = Tickets(store)
     await store.put_once(tickets._key("t" * 43), codec.encode(WRITTEN), ttl_s=30.0)
-    assert await tickets.authenticate(handshake("t" * 43)) == Identity(user_id="ann")
+    taken = await tickets.authenticate(handshake("t" * 43))
+    assert taken == Identity(user_id="ann")
+    assert taken.proved_at_s == 1_000.0
+
+
+async def test_ticket_of_an_earlier_release_counts_as_issued_before_every_revocation() -> None:
+    store = MemoryStore()
+    tickets = Tickets(store)
+    earlier = {name: value for name, value in WRITTEN.items() if name != "issued_at_s"}
+    await store.put_once(tickets._key("t" * 43), codec.encode(earlier), ttl_s=30.0)
+    taken = await tickets.authenticate(handshake("t" * 43))
+    assert taken is not None
+    assert taken.proved_at_s == 0.0
 
 
 async def test_client_is_invited_to_come_back_when_the_broker_is_away(caplog: pytest.LogCaptureFixture) -> None:

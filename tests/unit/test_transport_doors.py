@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import struct
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +15,8 @@ from starlette.websockets import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
+from antiphon.journal import Journal
+from antiphon.transports import doors
 from antiphon.transports.asgi import AsgiTransport
 from antiphon.transports.base import SendLimits
 from antiphon.transports.choice import Lanes, transport_for
@@ -53,7 +58,7 @@ async def nothing() -> Scope:
 async def test_stock_uvicorn_gets_a_door() -> None:
     protocol = stock()
     app = App()
-    await DoorMiddleware(app)(protocol.scope, nothing, protocol.send)  # type: ignore[arg-type] # ASGI's typed dicts
+    await DoorMiddleware(app)(protocol.scope, protocol.receive, protocol.send)  # type: ignore[arg-type] # ASGI's typed dicts
     assert isinstance(protocol, DoorProtocol)
     assert set(app.scopes[0]["extensions"]) == {EXTENSION, "websocket.http.response"}
     assert app.scopes[0]["extensions"][EXTENSION] == {"door": protocol.door}
@@ -108,6 +113,48 @@ async def test_other_servers_keep_their_send() -> None:
         await DoorMiddleware(app)(scope, nothing, send)  # type: ignore[arg-type] # one of them is never called
         assert app.scopes[-1] == {"type": "websocket"}
         assert app.sends[-1] == send
+
+
+class Elsewhere(Foreign):
+    """A protocol of uvicorn's that is built on another package."""
+
+    __module__ = "uvicorn.protocols.websockets.wsproto_impl"
+
+
+async def test_other_protocols_of_uvicorn_need_no_websockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "websockets", None)
+    monkeypatch.setitem(sys.modules, "antiphon.transports.uvicorn_door", None)
+    app = App()
+    owner = Elsewhere()
+    await DoorMiddleware(app)({"type": "websocket"}, nothing, owner.send)
+    assert app.scopes == [{"type": "websocket"}]
+    assert app.sends == [owner.send]
+
+
+@pytest.mark.parametrize("missing", ["websockets_sansio_impl", "WebSocketsSansIOProtocol", "websockets"])
+async def test_unknown_release_of_uvicorn_goes_the_usual_way_and_is_logged(
+    missing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    protocol = stock()
+    package = "uvicorn.protocols.websockets"
+    monkeypatch.delitem(sys.modules, "antiphon.transports.uvicorn_door")
+    if missing == "websockets":
+        monkeypatch.setitem(sys.modules, "websockets", None)
+        monkeypatch.setitem(sys.modules, "websockets.exceptions", None)
+    elif missing == "websockets_sansio_impl":
+        monkeypatch.setitem(sys.modules, f"{package}.{missing}", None)
+    else:
+        monkeypatch.delattr(sys.modules[f"{package}.websockets_sansio_impl"], missing)
+    monkeypatch.setattr(doors, "_journal", Journal())
+    app = App()
+    middleware = DoorMiddleware(app)
+    for _ in range(2):
+        await middleware(protocol.scope, protocol.receive, protocol.send)  # type: ignore[arg-type] # ASGI's typed dicts
+    assert [scope is protocol.scope for scope in app.scopes] == [True, True]
+    assert "antiphon" not in app.scopes[0]["extensions"]
+    assert app.sends == [protocol.send] * 2
+    [record] = caplog.records
+    assert "messages go through ASGI" in record.getMessage()
 
 
 async def test_door_that_is_there_already_is_not_replaced() -> None:
@@ -208,3 +255,56 @@ async def test_door_closes_and_ends_once() -> None:
     door.ending()
     door.lost()
     assert peer.said == [(1000, "bye")]
+
+
+class _Owned(asyncio.Protocol):
+    """Tells its door what the event loop says, and at what moment the descriptor was still the socket's."""
+
+    def __init__(self) -> None:
+        self.lost = asyncio.Event()
+        self.was_open = False
+        self.door: Door | None = None
+        self.transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.door = Door(self.transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        assert self.door is not None
+        os.fstat(self.door.descriptor)
+        self.was_open = True
+        self.door.lost()
+        self.lost.set()
+
+
+@pytest.mark.every_loop
+@pytest.mark.parametrize("closing", ["closed before", "at once"])
+@pytest.mark.parametrize("size", [64 * 1024, 8 * 1024 * 1024])
+async def test_abort_drops_what_the_kernel_holds_even_if_the_transport_is_closing(closing: str, size: int) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(listening.getsockname())
+        ours, _ = listening.accept()
+        _, owned = await loop.connect_accepted_socket(_Owned, ours)
+        door = owned.door
+        assert door is not None
+        assert door.descriptor == ours.fileno()
+        door.write(bytes(size))
+        if closing == "closed before":
+            door.transport.close()
+        same = os.fstat(door.descriptor)
+        door.abort()
+        assert struct.unpack("ii", ours.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)) == (1, 0)
+        assert os.fstat(door.descriptor).st_ino == same.st_ino
+        async with asyncio.timeout(15):
+            await owned.lost.wait()
+        assert owned.was_open
+        door.abort()
+        client.setblocking(False)
+        async with asyncio.timeout(15):
+            with pytest.raises(ConnectionError):
+                while await loop.sock_recv(client, 65536):
+                    pass
+                raise AssertionError("closed as if the client had got everything")

@@ -85,7 +85,7 @@ class RedisStore:
             return None
         try:
             async with asyncio.timeout(self._timeout_s):
-                if await self._clear(full):
+                if await self._clear(full, limits):
                     full, more = await self._try(owner, member, limits, ttl_s=ttl_s)
                     taken += more
                 if full and taken:
@@ -152,17 +152,22 @@ class RedisStore:
                 taken.append(key)
         return full, taken
 
-    async def _clear(self, keys: Iterable[str]) -> bool:
-        """Clear away what owners that live no longer left at these keys. False when there was nothing."""
+    async def _clear(self, keys: Iterable[str], limits: Mapping[str, int]) -> bool:
+        """Clear away what owners that live no longer left at these keys. Whether trying again may help.
+
+        That may be so without anything to clear: another replica may just have done it.
+        """
         commands: list[Words] = []
+        has_room = False
         for key in keys:
             members, living = await self._members(key)
             dead = [member for member in members if _owner_of(member) not in living]
+            has_room = has_room or len(members) - len(dead) < limits[key]
             if dead:
                 commands.append((b"ZREM", _place(key), *dead))
         if commands:
             await self._here().ask(commands)
-        return bool(commands)
+        return has_room or bool(commands)
 
     async def _members(self, key: str) -> tuple[list[bytes], set[bytes]]:
         """The members at this key, and those of their owners that live."""

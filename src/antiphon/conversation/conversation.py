@@ -31,6 +31,7 @@ REF_BYTES = 4 * 1024
 """Up to this size a frame that is refused as too fast is read for its `ref`."""
 
 _TOO_FAST = "too many messages: wait, and send less often"
+_REFUSALS: Mapping[object, str] = {code: code.name for code in (CloseCode.TOO_BIG, CloseCode.TOO_FAST)}
 _TOO_FAST_BARE = protocol.error(ErrorCode.TOO_FAST, _TOO_FAST)
 
 
@@ -80,9 +81,14 @@ class Conversation:
         self._busy = False
         """A message is at work; what the client sends meanwhile may be unread."""
 
-    def end(self) -> None:
-        """The client is gone, or was closed: nothing that still comes is taken. Idempotent."""
+    def end(self, code: object = None) -> None:
+        """The client is gone, or was closed: nothing that still comes is taken. Idempotent.
+
+        `code` is the close code that the server tells: it may have refused by itself what was too large or too fast.
+        """
         connection, self._connection = self._connection, None
+        if connection is not None and code in _REFUSALS:
+            self._all.counters.closed[_REFUSALS[code]] += 1
         if connection is not None and self._speaks_v1:
             self._all.ended(connection)
 
@@ -257,6 +263,12 @@ class Conversation:
             )
             return False
         return bool(answer)
+
+    def refuse_unread(self) -> None:
+        """Refuse a message as too fast without a look at it: too many wait for their turn."""
+        if self._connection is not None:
+            self._all.counters.received += 1
+            self._lose_patience(self._connection, self._all.clock(), None)
 
     # -- what is refused -----------------------------------------------------------------------------------------
 

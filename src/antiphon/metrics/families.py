@@ -40,6 +40,11 @@ FAMILIES: Mapping[str, Family] = {
     "antiphon_lost_connections_total": Family(
         "counter", ("channel", "reason"), "Sockets that this replica had to end; slow: the client did not read."
     ),
+    "antiphon_slow_dropped_total": Family(
+        "counter",
+        ("channel", "reason"),
+        "Messages that one slow client misses because their policy says so; one that 100 clients miss counts 100.",
+    ),
     "antiphon_refused_connections_total": Family(
         "counter", ("channel", "reason"), "Sockets that were not let in: limits, revocations, draining."
     ),

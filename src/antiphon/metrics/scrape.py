@@ -57,6 +57,7 @@ class Scrape:
         add("antiphon_connects_total", stats.connects, channel)
         add("antiphon_disconnects_total", stats.disconnects, channel)
         self.reasons("antiphon_lost_connections_total", stats.lost, channel)
+        self.reasons("antiphon_slow_dropped_total", stats.dropped_slow, channel)
         add("antiphon_handler_errors_total", stats.handler_errors, channel)
         add("antiphon_publications_total", stats.published_cluster, channel, "cluster")
         add("antiphon_publications_total", stats.published_local, channel, "local")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -12,6 +13,7 @@ from antiphon.errors import ConfigurationError
 from antiphon.hub import Hub
 from antiphon.presence import Answerer, Answers
 from antiphon.revocation.ending import End, RevocationCounters, identity_of
+from antiphon.revocation.recent import RecentRevocations
 from antiphon.topics import check_user_id
 
 __all__ = ["Disconnected", "Entrant", "Revocations"]
@@ -46,23 +48,36 @@ class Asking(Protocol):
 class Entrant:
     """Somebody who is being connected: not in the hub yet, and already within the reach of revocations."""
 
-    __slots__ = ("identity", "revoked", "user_id")
+    __slots__ = ("after", "identity", "revoked", "user_id")
 
-    def __init__(self, user_id: str | None, identity: Identity | None) -> None:
+    def __init__(self, user_id: str | None, identity: Identity | None, *, after: int) -> None:
         self.user_id = user_id
+        """Who it is, as far as that is known; it may be said later, before `check`."""
         self.identity = identity
+        """The same for this one."""
+        self.after = after
+        """The number of the last revocation before it."""
         self.revoked = False
 
 
 class Revocations:
     """Cuts the sockets of a user or a session, on this replica and through the census on all others."""
 
-    def __init__(self, hub: Hub, census: Asking, *, end: End, counters: RevocationCounters | None = None) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        census: Asking,
+        *,
+        end: End,
+        counters: RevocationCounters | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.counters = counters if counters is not None else RevocationCounters()
         self._hub = hub
         self._census = census
         self._end = end
         self._entrants: set[Entrant] = set()
+        self._recent = RecentRevocations(clock)
         census.add(hub.channel, self._answer, about=_ABOUT)
 
     def close(self) -> None:
@@ -70,21 +85,24 @@ class Revocations:
         self._census.discard(self._hub.channel, self._answer, about=_ABOUT)
 
     async def disconnect_user(
-        self, user_id: str, *, except_: Collection[str] = (), timeout_s: float = 1.0
+        self, user_id: str, *, except_: Collection[str | None] = (), timeout_s: float = 1.0
     ) -> Disconnected:
         """End all sockets of a user, on all replicas, but those of the sessions or connections named in `except_`.
 
         They are closed with code 4502, which tells clients not to come back. Change the database first: whoever
-        connects at this moment is asked about there once more, so that nobody slips through.
+        connects at this moment is asked about there once more, so that nobody slips through. Who signed in, or got a
+        ticket, before this and connects within the next 35 s is refused by the replicas that answered. A None in
+        `except_` is left out.
 
         On this replica it is done when the first await returns; on the others when they have answered, or, where the
         result is not `complete`, at their next re-check. A replica that has answered delivers nothing more to them.
-        Never raises because the broker is away. Raises InvalidUserId and ConfigurationError.
+        Never raises because the broker is away. Raises InvalidUserId; and ConfigurationError for an `except_` that
+        makes no sense, when the sockets here were cut, but for what it names all the same.
         """
         return await self._disconnect({"user": check_user_id(user_id)}, except_, timeout_s)
 
     async def disconnect_session(
-        self, session_id: str, *, except_: Collection[str] = (), timeout_s: float = 1.0
+        self, session_id: str, *, except_: Collection[str | None] = (), timeout_s: float = 1.0
     ) -> Disconnected:
         """End all sockets of a session, known by `Identity.session_id`. As `disconnect_user` in everything else."""
         session: object = session_id
@@ -92,10 +110,15 @@ class Revocations:
             raise ConfigurationError("session_id is the session_id of an Identity: a text of at most 1,000 characters")
         return await self._disconnect({"session": session}, except_, timeout_s)
 
-    async def _disconnect(self, whom: Mapping[str, object], except_: Collection[str], timeout_s: float) -> Disconnected:
-        question = {**whom, "except": _checked_exceptions(except_)}
-        # Here at once, whatever the broker does; all others, and other managers of the channel here, by the census.
+    async def _disconnect(
+        self, whom: Mapping[str, object], except_: Collection[str | None], timeout_s: float
+    ) -> Disconnected:
+        items = _listed(except_)
+        question = {**whom, "except": items}
+        # Here at once, whatever the broker does or except_ holds; all others, and other managers of the channel here,
+        # by the census.
         here = self._cut(question)
+        _check_exceptions(items, except_)
         answers = await self._census.ask(self._hub.channel, question, timeout_s=timeout_s, about=_ABOUT)
         cut = [answer.get("cut") for answer in answers.data]
         # An earlier release answers something else, and has cut nobody.
@@ -111,6 +134,10 @@ class Revocations:
         excepted = question.get("except")
         spared = {item for item in excepted if isinstance(item, str)} if isinstance(excepted, list) else set()
         user, session = question.get("user"), question.get("session")
+        if isinstance(user, str):
+            self.counters.forgotten += self._recent.add("user", user, spared=frozenset(spared))
+        elif isinstance(session, str):
+            self.counters.forgotten += self._recent.add("session", session, spared=frozenset(spared))
         for entrant in self._entrants:
             if _is_meant(entrant.user_id, entrant.identity, user, session, spared):
                 entrant.revoked = True
@@ -128,10 +155,13 @@ class Revocations:
     def register(self, user_id: str | None, identity: Identity | None) -> Entrant:
         """Registered first: from here on a revocation reaches this client, though it hears nothing yet.
 
-        Then ask the application once more (`Rechecks.confirm`), call `check`, and put the connection into the hub
-        without another await. `unregister` in any case.
+        It may be registered before anybody knows who it is: set `user_id` and `identity` of the entrant when they are
+        known. Then ask the application once more (`Rechecks.confirm`), call `check`, and put the connection into the
+        hub without another await. `unregister` in any case.
         """
-        entrant = Entrant(user_id, identity)
+        entrant = Entrant(user_id, identity, after=self._recent.number)
+        # Looked at now, and again by `check`: what is remembered now may have been forgotten by then.
+        entrant.revoked = self._is_revoked(entrant)
         self._entrants.add(entrant)
         return entrant
 
@@ -149,10 +179,14 @@ class Revocations:
             self.unregister(entrant)
 
     def check(self, entrant: Entrant) -> None:
-        """Raise Revoked for a client that was revoked while it connected."""
-        if entrant.revoked:
+        """Raise Revoked for a client that was revoked while it connected, or after its identity was proved."""
+        if entrant.revoked or self._is_revoked(entrant):
+            entrant.revoked = True
             self.counters.entering += 1
             raise Revoked("revoked while it connected")
+
+    def _is_revoked(self, entrant: Entrant) -> bool:
+        return self._recent.reach(entrant.user_id, entrant.identity, after=entrant.after)
 
 
 def _is_meant(
@@ -166,10 +200,17 @@ def _is_meant(
     return isinstance(session, str) and session_id == session
 
 
-def _checked_exceptions(except_: Collection[str]) -> list[str]:
-    items = [except_] if isinstance(except_, str) else list(except_)
+def _listed(except_: object) -> list[object]:
+    """What `except_` holds; None, as the session id of somebody who has none, names nobody."""
+    if isinstance(except_, str):
+        return [except_]
+    return [item for item in except_ if item is not None] if isinstance(except_, Iterable) else []
+
+
+def _check_exceptions(items: list[object], except_: object) -> None:
+    if except_ is not None and not isinstance(except_, Iterable):
+        raise ConfigurationError(f"except_ is a collection of session ids or connection ids, not {except_!r}")
     if not all(isinstance(item, str) for item in items):
         raise ConfigurationError("except_ holds session ids or connection ids, which are texts")
     if len(items) > _EXCEPTIONS:
         raise ConfigurationError(f"except_ has {len(items)} entries, the limit is {_EXCEPTIONS:,}")
-    return items

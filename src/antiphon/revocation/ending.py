@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from antiphon.auth import Identity, Refused
@@ -22,7 +23,9 @@ class RevocationCounters:
     revoked: int = 0
     """Connections that a revocation cut."""
     entering: int = 0
-    """Connections that were refused because they were revoked while they connected."""
+    """Connections that were refused because they were revoked while they connected, or before, with an older proof."""
+    forgotten: int = 0
+    """Revocations that were forgotten before their time, since there were too many: see `RecentRevocations`."""
     rechecks: int = 0
     """Rounds of re-checks."""
     questions: int = 0
@@ -31,10 +34,15 @@ class RevocationCounters:
     """Those that raised; the connection was kept."""
     timeouts: int = 0
     """Those that took too long; the connection was kept."""
-    ended: int = 0
-    """Connections that a re-check cut."""
+    ended_by: Counter[str] = field(default_factory=Counter)
+    """Connections that a re-check cut, by the name of the close code: REVOKED, REFRESH_SESSION, …"""
     topics_dropped: int = 0
     """Topics that a re-check took from a connection."""
+
+    @property
+    def ended(self) -> int:
+        """Connections that a re-check cut."""
+        return self.ended_by.total()
 
 
 def identity_of(connection: Connection) -> Identity | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, ParamSpec, TypeVar
@@ -29,7 +30,8 @@ class Rechecks:
 
     `recheck` returns the identity as it is now, and raises Revoked, or another Refused, for one that does not hold any
     more. What else it raises, or when it takes longer than `limit_s`, counts as "keep for now": it is counted, logged,
-    and asked again after `retry_s`. One question for each session; at most `width` at the same time, in random order.
+    and asked again after `retry_s`. One question for each token that proved a session, or identity that cannot be
+    proved again; at most `width` at the same time, in random order.
     """
 
     def __init__(
@@ -64,17 +66,19 @@ class Rechecks:
         self._stuck: set[asyncio.Task[Any]] = set()
         """Questions that were given up, and have not ended yet."""
         self._away = False
+        self._closed = False
         self._woken = asyncio.Event()
 
     # -- life --------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin the rounds. Idempotent."""
-        if self._task is None:
+        """Begin the rounds. Idempotent; does nothing after `close`."""
+        if self._task is None and not self._closed:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="antiphon-recheck")
 
     async def close(self) -> None:
-        """End the rounds, and the questions under way. Idempotent."""
+        """End the rounds, and the questions under way, for good. Idempotent."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -120,7 +124,7 @@ class Rechecks:
     # -- a round -----------------------------------------------------------------------------------------------------
 
     async def _round(self, wanted: set[object] | None) -> set[object]:
-        """Ask about everybody here, or the `wanted` sessions. Returns those for whom there was no answer."""
+        """Ask about everybody here, or the `wanted` keys. Returns those for whom there was no answer."""
         sessions: dict[object, list[Connection]] = {}
         for connection in self._hub.connections():
             key = _key_of(connection)
@@ -140,7 +144,8 @@ class Rechecks:
                 answered = silent < self._width and await self._check(sessions[key])
                 silent = 0 if answered else silent + 1
                 if not answered:
-                    unanswered.add(key)
+                    # As it is now: the first part of the answer may have changed the identity.
+                    unanswered.add(_key_of(sessions[key][0]))
 
         async with asyncio.TaskGroup() as workers:
             for _ in range(min(self._width, len(sessions))):
@@ -148,8 +153,9 @@ class Rechecks:
         return unanswered
 
     async def _check(self, connections: list[Connection]) -> bool:
-        """Ask about one session. Returns whether everything was answered."""
-        identity = identity_of(connections[-1])
+        """Ask about connections that share a key. Returns whether everything was answered."""
+        # The one that is valid longest: a session may have been prolonged since the others connected.
+        identity = identity_of(max(connections, key=_until))
         if identity is not None:
             try:
                 fresh = await self._answer(self._recheck, identity)
@@ -185,7 +191,7 @@ class Rechecks:
         for connection in connections:
             if self._hub.get(connection.id) is connection:
                 self._end(connection, refusal)
-                self.counters.ended += 1
+                self.counters.ended_by[getattr(refusal.close_code, "name", str(refusal.close_code))] += 1
         self._journal.info(
             "ended", "a re-check ended the sockets of user %r: %s", identity.user_id, refusal.close_reason
         )
@@ -243,11 +249,22 @@ class Rechecks:
 
 
 def _key_of(connection: Connection) -> object:
-    """What has the same key is asked about once: the sockets of a session, and all guests."""
+    """What has the same key is asked about once: the sockets of a token, and all guests.
+
+    Never what was proved in different ways: the answer about one says nothing of the other, nor can it be asked again
+    by the other's proof.
+    """
     identity = identity_of(connection)
     if identity is None:
         return None
-    return connection.id if identity.session_id is None else (identity.user_id, identity.session_id)
+    if identity.proved_again is not None:
+        return identity.user_id, identity.session_id, identity.proved_again
+    return connection.id if identity.session_id is None else identity
+
+
+def _until(connection: Connection) -> float:
+    identity = identity_of(connection)
+    return math.inf if identity is None or identity.expires_at_s is None else identity.expires_at_s
 
 
 def _look(task: asyncio.Future[_T]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
-from antiphon.transports.base import OnLost, Receiver, Transport
-from antiphon.wire.frames import Frame
+from antiphon.transports.backlog import Backlog
+from antiphon.transports.base import OnLost, Receiver, SendLimits, Transport
+from antiphon.wire.frames import Frame, Policy
 
 __all__ = ["ManualClock", "RecordingGroup", "RecordingLane", "RecordingTransport"]
 
@@ -30,9 +32,12 @@ class RecordingTransport:
     """A `Transport` that keeps its frames in `frames`.
 
     `slow()` makes it hold back what comes then, until `catch_up()`; `lose()` is what the network does to a socket.
+    Frames with a policy are dropped, by `limits`, as real transports do it; nobody is ever cut off.
     """
 
-    def __init__(self, lane: RecordingLane | None = None, *, on_lost: OnLost | None = None) -> None:
+    def __init__(
+        self, lane: RecordingLane | None = None, *, on_lost: OnLost | None = None, limits: SendLimits | None = None
+    ) -> None:
         self.frames: list[Frame] = []
         """What the client received."""
         self.close_sent: tuple[int, str] | None = None
@@ -40,7 +45,8 @@ class RecordingTransport:
         self.detached = False
         self._lane = RecordingLane() if lane is None else lane
         self._on_lost = on_lost
-        self._queue: list[Frame] | None = None
+        self._limits = SendLimits() if limits is None else limits
+        self._queue: Backlog[Frame] | None = None
         self._lost = False
 
     @property
@@ -56,7 +62,7 @@ class RecordingTransport:
     @property
     def queued_bytes(self) -> int:
         """Bytes that wait since `slow()`."""
-        return sum(frame.size for frame in self._queue or ())
+        return 0 if self._queue is None else self._queue.bytes
 
     @property
     def lost(self) -> bool:
@@ -67,11 +73,26 @@ class RecordingTransport:
         """Record one frame, or queue it while slow. Dropped once the socket is lost."""
         if self._lost:
             return
-        (self.frames if self._queue is None else self._queue).append(frame)
+        if self._queue is None:
+            self.frames.append(frame)
+        else:
+            self._queue.make_room(frame.size, elsewhere_bytes=0)
+            self._queue.append(frame, frame.size, 0.0)
 
-    def close(self, code: int, reason: str) -> None:
-        """Record the close frame, behind what is queued. `on_lost` is told "closed". Idempotent."""
+    def send_or_drop(self, frame: Frame, policy: Policy) -> None:
+        """Record one frame, or queue it while slow, where it may be dropped."""
+        if self._lost:
+            return
+        if self._queue is None:
+            self.frames.append(frame)
+        else:
+            self._queue.append_or_drop(frame, frame.size, 0.0, policy, elsewhere_bytes=0)
+
+    def close(self, code: int, reason: str, *, discard: bool = False) -> None:
+        """Record the close frame, behind what is queued unless that is discarded. `on_lost` is told "closed"."""
         if not self._lost:
+            if discard and self._queue is not None:
+                self._queue.clear()
             self.catch_up()
             self.close_sent = (code, reason)
             self.lose("closed")
@@ -98,12 +119,15 @@ class RecordingTransport:
     def slow(self) -> None:
         """The client reads no more: frames queue up."""
         if self._queue is None:
-            self._queue = []
+            self._queue = Backlog(self._limits, dropped=self._lane.dropped, now=0.0)
 
     def catch_up(self) -> None:
         """The client reads again: what was queued is in `frames` now."""
         queued, self._queue = self._queue, None
-        self.frames += queued or []
+        while queued:
+            frame = queued.take().data
+            assert frame is not None
+            self.frames.append(frame)
 
     def lose(self, reason: str = "gone") -> None:
         """End the socket. `on_lost` is told from the event loop, in its next turn; at once where no loop runs."""
@@ -143,6 +167,12 @@ class RecordingGroup:
         for transport in list(self._transports):
             transport.send(frame)
 
+    def deliver_or_drop(self, frame: Frame, policy: Policy) -> None:
+        """Hand `frame` to every socket; those that are slow may drop it."""
+        self._lane.delivered.append(frame)
+        for transport in list(self._transports):
+            transport.send_or_drop(frame, policy)
+
     def __len__(self) -> int:
         return len(self._transports)
 
@@ -153,14 +183,16 @@ class RecordingLane:
     def __init__(self) -> None:
         self.delivered: list[Frame] = []
         """What the groups were given, once for each call."""
+        self.dropped: Counter[str] = Counter()
+        """Frames that slow sockets dropped, by reason."""
         self.closed = False
         self._backlog_bytes = 0
         self._room = asyncio.Event()
         self._room.set()
 
-    def transport(self, *, on_lost: OnLost | None = None) -> RecordingTransport:
+    def transport(self, *, on_lost: OnLost | None = None, limits: SendLimits | None = None) -> RecordingTransport:
         """A new socket of this lane."""
-        return RecordingTransport(self, on_lost=on_lost)
+        return RecordingTransport(self, on_lost=on_lost, limits=limits)
 
     def group(self) -> RecordingGroup:
         """A new, empty group."""

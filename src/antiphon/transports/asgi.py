@@ -12,15 +12,16 @@ import contextlib
 import contextvars
 import logging
 import operator
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from types import CoroutineType
 from typing import Protocol, TypeAlias
 
 from antiphon.codes import CloseCode
+from antiphon.transports.backlog import Backlog, Cell
 from antiphon.transports.base import OnLost, Receiver, SendLimits, Transport
 from antiphon.transports.pressure import Pressure
-from antiphon.wire.frames import Frame
+from antiphon.wire.frames import Frame, Policy
 
 __all__ = ["AsgiGroup", "AsgiLane", "AsgiSend", "AsgiTransport"]
 
@@ -42,26 +43,23 @@ AsgiSend: TypeAlias = Callable[[dict[str, object]], Awaitable[None]]
 class _Job:
     """One event for some sockets, as they were when it was delivered."""
 
-    __slots__ = ("event", "last", "position", "size", "targets")
+    __slots__ = ("event", "last", "policy", "position", "size", "targets")
 
-    def __init__(self, targets: Sequence[AsgiTransport], event: dict[str, object], size: int, *, last: bool) -> None:
+    def __init__(
+        self,
+        targets: Sequence[AsgiTransport],
+        event: dict[str, object],
+        size: int,
+        *,
+        last: bool = False,
+        policy: Policy | None = None,
+    ) -> None:
         self.targets = targets
         self.event = event
         self.size = size
         self.last = last
+        self.policy = policy
         self.position = 0
-
-
-class _Waiting:
-    """One event that waits for one socket."""
-
-    __slots__ = ("at", "event", "last", "size")
-
-    def __init__(self, event: dict[str, object], size: int, at: float, *, last: bool) -> None:
-        self.event = event
-        self.size = size
-        self.at = at
-        self.last = last
 
 
 class _Step(Protocol):
@@ -117,7 +115,9 @@ async def _awaited(awaitable: Awaitable[None]) -> None:
 class AsgiLane:
     """The sockets of one manager on one event loop that are written to through ASGI."""
 
-    def __init__(self, *, v1: bool = False) -> None:
+    def __init__(self, *, v1: bool = False, dropped: Counter[str] | None = None) -> None:
+        self.dropped: Counter[str] = dropped if dropped is not None else Counter()
+        """Frames that were dropped because a client was behind, by reason."""
         self._form: Callable[[Frame], Frame] = _v1 if v1 else _itself
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
@@ -167,9 +167,9 @@ class AsgiLane:
 
     # What transports and groups ask for.
 
-    def _queue(self, targets: Sequence[AsgiTransport], event: dict[str, object], size: int, *, last: bool) -> None:
-        self._jobs.append(_Job(targets, event, size, last=last))
-        self.pressure.add(size)
+    def _queue(self, job: _Job) -> None:
+        self._jobs.append(job)
+        self.pressure.add(job.size)
         if self._driver is None or self._driver.done():  # done without an end of its own: somebody cancelled it
             self._start_driver()
 
@@ -258,15 +258,16 @@ class AsgiTransport:
         "_context",
         "_deadline",
         "_detached",
+        "_discards",
         "_ended",
         "_lane",
         "_limits",
         "_on_lost",
         "_progress_at",
         "_queue",
-        "_queued",
         "_quick",
         "_send",
+        "_sending",
         "_suspends",
         "_writer",
     )
@@ -281,12 +282,15 @@ class AsgiTransport:
         """Nothing waits and nobody writes: the driver may."""
         self._suspends = False
         """The last send suspended: the next begins in a task of its own."""
-        self._queue: deque[_Waiting] | None = None
-        self._queued = 0
+        self._queue: Backlog[dict[str, object]] | None = None
+        self._sending: Cell[dict[str, object]] | None = None
+        """What the server's `send` has, and did not finish with yet."""
         self._writer: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._progress_at = 0.0
         self._closing = False
+        self._discards = False
+        """Only the close frame is still sent."""
         self._detached = False
         self._ended = False
 
@@ -298,25 +302,47 @@ class AsgiTransport:
     @property
     def queued_bytes(self) -> int:
         """Bytes that wait because the client does not read; 0 for one that keeps up."""
-        return self._queued
+        return self._sending_bytes + (self._queue.bytes if self._queue is not None else 0)
+
+    @property
+    def _sending_bytes(self) -> int:
+        return self._sending.size if self._sending is not None else 0
 
     def send(self, frame: Frame) -> None:
         """Queue one frame for this socket alone, behind what its groups were given before."""
         if not (self._closing or self._detached or self._ended):
             frame = self._lane._form(frame)
-            self._lane._queue((self,), frame.event, frame.size, last=False)
+            self._lane._queue(_Job((self,), frame.event, frame.size))
 
-    def close(self, code: int, reason: str) -> None:
-        """Send what is queued, then the close frame; give up when that takes more than `SendLimits.close_s`."""
+    def send_or_drop(self, frame: Frame, policy: Policy) -> None:
+        """The same for a frame that is dropped, rather than the client, when it has to wait for too long."""
+        if not (self._closing or self._detached or self._ended):
+            frame = self._lane._form(frame)
+            self._lane._queue(_Job((self,), frame.event, frame.size, policy=policy))
+
+    def close(self, code: int, reason: str, *, discard: bool = False) -> None:
+        """Send what is queued, then the close frame; give up when that takes more than `SendLimits.close_s`.
+
+        With `discard` only what the server's `send` has already goes ahead of the close frame.
+        """
         if self._closing or self._detached or self._ended:
             return
         self._closing = True
-        self._lane._queue((self,), _close_event(code, reason), 0, last=True)
+        if discard:
+            self._discards = True
+            self._quick = False  # what the lane still holds for it comes through `_put`
+            self._lane.pressure.crowded.pop(self, None)
+            if self._queue is not None:
+                self._queue.clear()
+        self._lane._queue(_Job((self,), _close_event(code, reason), 0, last=True))
         self._deadline = self._lane._loop.call_later(self._limits.close_s, self._end, "closed")
 
     def adopt(self, receiver: Receiver) -> bool:
         """Never: an ASGI server closes the socket when the application's coroutine ends."""
         return False
+
+    def limit_messages(self, limit_bytes: int) -> None:
+        """Does nothing: what a message may have is the server's own limit."""
 
     def pause_reading(self) -> None:
         """Nothing is read here."""
@@ -330,50 +356,57 @@ class AsgiTransport:
 
     def holds_publishers(self) -> bool:
         """Whether it drains so quickly that waiting for it is better than cutting it off."""
-        if not self._queue:
+        since = self._kept_since()
+        if since is None:
             return False
         now = self._lane._loop.time()
-        return now - self._progress_at < PROGRESS_S and now - self._queue[0].at < 1.0
+        return now - self._progress_at < PROGRESS_S and now - since < 1.0
 
     # What the lane does with it.
 
     def _put(self, job: _Job) -> None:
         """Let the event wait for this socket's own writer."""
-        queue = self._queue
-        if self._ended or (queue and queue[-1].last):
+        if self._ended or (self._discards and not job.last):
             return
-        if queue is None:
-            queue = self._queue = deque()
-        if queue and self._queued + job.size > self._limits.queued_bytes:
-            self._cut()
+        queue = self._backlog()
+        if queue.is_final:
             return
-        queue.append(_Waiting(job.event, job.size, self._lane._loop.time(), last=job.last))
-        self._queued += job.size
-        if self._queued > self._limits.queued_bytes // 2:
-            self._lane.pressure.crowded[self] = None
+        now = self._lane._loop.time()
+        sending_bytes = self._sending_bytes
+        if job.policy is not None:
+            queue.append_or_drop(job.event, job.size, now, job.policy, elsewhere_bytes=sending_bytes)
+        else:
+            if not queue.make_room(job.size, elsewhere_bytes=sending_bytes) and (queue or self._sending is not None):
+                self._cut()
+                return
+            queue.append(job.event, job.size, now)
+            queue.is_final = job.last
+            if queue.kept_bytes + sending_bytes > self._limits.queued_bytes // 2:
+                self._lane.pressure.crowded[self] = None
         if self._writer is None:
             self._quick = False
-            self._progress_at = queue[-1].at
+            self._progress_at = now
             self._writer = self._lane._spawn(self._write(None, None))
             self._lane._now_busy(self)
 
     async def _write(self, job: _Job | None, rest: _Rest | None) -> None:
         """Send until nothing waits; beginning with the rest of a send that the driver began."""
         try:
-            queue = self._queue
-            if queue is None:
-                queue = self._queue = deque()
+            queue = self._backlog()
             if job is not None and rest is not None:
                 self._quick = False
-                queue.append(_Waiting(job.event, job.size, self._lane._loop.time(), last=False))
-                self._queued += job.size
-                self._progress_at = queue[0].at
+                self._sending = Cell(job.event, job.size, self._lane._loop.time(), job.policy)
+                self._progress_at = self._sending.at
                 self._lane._now_busy(self)
                 await rest
                 self._sent(suspended=True)
             burst = BURST
             while queue and not self._ended:
-                await self._send_first(queue[0])
+                cell = self._sending = queue.take()
+                assert cell.data is not None
+                await self._send_one(cell.data)
+                if queue.is_final and not queue:
+                    self._end("closed")
                 burst -= 1
                 if not burst:
                     await asyncio.sleep(0)
@@ -386,11 +419,11 @@ class AsgiTransport:
             self._writer = None
             if not self._ended:
                 self._queue = None
-                self._quick = not self._suspends
+                self._quick = not self._suspends and not self._discards
                 self._lane._no_longer_busy(self)
 
-    async def _send_first(self, waiting: _Waiting) -> None:
-        step = self._send(waiting.event)
+    async def _send_one(self, event: dict[str, object]) -> None:
+        step = self._send(event)
         if type(step) is not CoroutineType:
             step = _awaited(step)
         try:
@@ -401,19 +434,37 @@ class AsgiTransport:
             suspended = True
             await _Rest(step, self._context, yielded)
         self._sent(suspended=suspended)
-        if waiting.last:
-            self._end("closed")
 
     def _sent(self, *, suspended: bool) -> None:
         self._suspends = suspended
         self._progress_at = self._lane._loop.time()
-        if self._queue:
-            self._queued -= self._queue.popleft().size
-            if self._queued <= self._limits.queued_bytes // 2:
-                self._lane.pressure.crowded.pop(self, None)
+        self._sending = None
+        if self._queue is not None and self._queue.kept_bytes <= self._limits.queued_bytes // 2:
+            self._lane.pressure.crowded.pop(self, None)
+
+    def _backlog(self) -> Backlog[dict[str, object]]:
+        queue = self._queue
+        if queue is None:
+            lane = self._lane
+            queue = self._queue = Backlog(self._limits, dropped=lane.dropped, now=lane._loop.time())
+        return queue
+
+    def _kept_since(self) -> float | None:
+        """Since when the oldest event waits that is never dropped."""
+        sending = self._sending
+        if sending is not None and sending.policy is None:
+            return sending.at
+        return self._queue.kept_since() if self._queue is not None else None
 
     def _check_age(self, now: float) -> None:
-        if self._queue and now - self._queue[0].at > self._limits.queued_age_s:
+        """Drop or cut what has waited for too long; cut as well who takes nothing at all, whatever waits."""
+        limit_s = self._limits.queued_age_s
+        if self._queue is not None:
+            self._queue.expire(before=now - limit_s)
+        since = self._kept_since()
+        if (since is not None and now - since > limit_s) or (
+            self._sending is not None and now - self._progress_at > limit_s
+        ):
             self._cut()
 
     def _cut(self) -> None:
@@ -444,8 +495,7 @@ class AsgiTransport:
             return
         self._ended = True
         self._quick = False
-        self._queue = None
-        self._queued = 0
+        self._queue = self._sending = None
         self._lane._no_longer_busy(self)
         if self._deadline is not None:
             self._deadline.cancel()
@@ -481,12 +531,19 @@ class AsgiGroup:
 
     def deliver(self, frame: Frame) -> None:
         """Queue one frame for every socket of the group."""
+        self._deliver(frame, None)
+
+    def deliver_or_drop(self, frame: Frame, policy: Policy) -> None:
+        """The same for a frame that may be dropped where it has to wait. It keeps its place among the others."""
+        self._deliver(frame, policy)
+
+    def _deliver(self, frame: Frame, policy: Policy | None) -> None:
         targets = self._targets
         if targets is None:
             targets = self._targets = tuple(self._members)
         if targets:
             frame = self._lane._form(frame)
-            self._lane._queue(targets, frame.event, frame.size, last=False)
+            self._lane._queue(_Job(targets, frame.event, frame.size, policy=policy))
 
     def __len__(self) -> int:
         return len(self._members)

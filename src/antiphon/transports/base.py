@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Protocol, TypeAlias
 
 from antiphon.errors import ConfigurationError
-from antiphon.wire.frames import Frame
+from antiphon.wire.frames import Frame, Policy
 
 __all__ = ["Group", "Lane", "OnLost", "Receiver", "SendLimits", "Transport"]
 
@@ -34,6 +34,8 @@ class SendLimits:
     """Bytes of frames that wait for one connection; one more frame above it and the client is "slow"."""
     queued_age_s: float = 10.0
     """Seconds that the oldest waiting frame may be old."""
+    droppable_bytes: int = 64 * 1024
+    """Bytes of frames with a policy that wait for one connection; above it the oldest of them are dropped."""
     close_s: float = 1.0
     """Seconds that a close frame may take to leave before the connection is aborted."""
 
@@ -61,14 +63,28 @@ class Transport(Protocol):
         """Queue one frame for this socket alone, behind what its groups were given before."""
         ...
 
-    def close(self, code: int, reason: str) -> None:
-        """Send what is queued, then a close frame; abort when that takes more than `SendLimits.close_s`. Idempotent."""
+    def send_or_drop(self, frame: Frame, policy: Policy) -> None:
+        """The same for a frame that is dropped, rather than the client, when it has to wait for too long."""
+        ...
+
+    def close(self, code: int, reason: str, *, discard: bool = False) -> None:
+        """Send what is queued, then a close frame; abort when that takes more than `SendLimits.close_s`. Idempotent.
+
+        With `discard` only what has begun to leave is sent: what the server or the kernel took already.
+        """
         ...
 
     def adopt(self, receiver: Receiver) -> bool:
         """Read the socket for the application, whose coroutine may then end; what arrives goes to `receiver`, in order.
 
         Returns False, and does nothing, where the server needs the application's coroutine.
+        """
+        ...
+
+    def limit_messages(self, limit_bytes: int) -> None:
+        """Let the client's messages have so many bytes from now on, where the server can be told.
+
+        A larger one is not kept, and ends the connection with 1009. What the server was told itself still holds.
         """
         ...
 
@@ -101,6 +117,10 @@ class Group(Protocol):
 
     def deliver(self, frame: Frame) -> None:
         """Queue one frame for every socket of the group."""
+        ...
+
+    def deliver_or_drop(self, frame: Frame, policy: Policy) -> None:
+        """The same for a frame that may be dropped where it has to wait. It keeps its place among the others."""
         ...
 
     def __len__(self) -> int: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING, cast
 
 from antiphon.transports.asgi import AsgiLane, AsgiSend, AsgiTransport
@@ -22,9 +23,11 @@ POLL_S = 0.002
 class Lanes:
     """The lanes of one manager on the running event loop. Each kind is made when the first socket needs it."""
 
-    __slots__ = ("_asgi", "_pressures", "_sockets", "speak_v1")
+    __slots__ = ("_asgi", "_dropped", "_pressures", "_sockets", "speak_v1")
 
-    def __init__(self) -> None:
+    def __init__(self, *, dropped: Counter[str] | None = None) -> None:
+        self._dropped = dropped
+        """Where frames are counted that were dropped because a client was behind, by reason."""
         self._asgi: dict[bool, AsgiLane] = {}
         self._sockets: dict[tuple[bool, bool], SocketLane] = {}
         self._pressures: tuple[Pressure, ...] = ()
@@ -36,7 +39,7 @@ class Lanes:
         """For the sockets of any server whose clients speak `antiphon.v1`, or do not."""
         lane = self._asgi.get(v1)
         if lane is None:
-            lane = self._asgi[v1] = AsgiLane(v1=v1)
+            lane = self._asgi[v1] = AsgiLane(v1=v1, dropped=self._dropped)
             self.speak_v1 |= v1
         return lane
 
@@ -44,7 +47,7 @@ class Lanes:
         """For the sockets of servers that let the library write to them directly, and clients that understand that."""
         lane = self._sockets.get((deflates, v1))
         if lane is None:
-            lane = self._sockets[deflates, v1] = SocketLane(deflates=deflates, v1=v1)
+            lane = self._sockets[deflates, v1] = SocketLane(deflates=deflates, v1=v1, dropped=self._dropped)
             self.speak_v1 |= v1
             self._pressures += (lane.pressure,)
         return lane

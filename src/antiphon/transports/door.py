@@ -54,15 +54,37 @@ class DoorOwner(Protocol):
         """Go on without the application's coroutine; what arrives goes to `receiver`. False where it cannot."""
         ...
 
+    def limit_messages(self, limit_bytes: int | None) -> None:
+        """From the next frame on, a larger message ends the connection with 1009. None: as the server was told."""
+        ...
+
+    def pause_reading(self) -> None:
+        """Take nothing more for now, not even of what was read already. Idempotent."""
+        ...
+
+    def go_on_reading(self) -> None:
+        """Take what was left, and read on. Idempotent."""
+        ...
+
 
 class _Given:
     """Functions in the place of a protocol object."""
 
-    __slots__ = ("_adopt", "say_close")
+    __slots__ = ("_adopt", "go_on_reading", "pause_reading", "say_close")
 
-    def __init__(self, say_close: Callable[[int, str], None], adopt: Callable[[Receiver], bool] | None) -> None:
+    def __init__(
+        self,
+        say_close: Callable[[int, str], None],
+        adopt: Callable[[Receiver], bool] | None,
+        transport: asyncio.Transport,
+    ) -> None:
         self.say_close = say_close
         self._adopt = adopt
+        self.pause_reading = transport.pause_reading
+        self.go_on_reading = transport.resume_reading
+
+    def limit_messages(self, limit_bytes: int | None) -> None:
+        """Nothing is limited here."""
 
     def adopt(self, receiver: Receiver) -> bool:
         return self._adopt is not None and self._adopt(receiver)
@@ -97,7 +119,7 @@ class Door:
     ) -> None:
         self.transport = transport
         if owner is None and say_close is not None:
-            owner = _Given(say_close, adopt)
+            owner = _Given(say_close, adopt, transport)
         self._owner = owner
         self.descriptor = descriptor_of(transport)
         """The socket's descriptor, -1 where only the event loop may write (TLS)."""
@@ -165,8 +187,8 @@ class Door:
         """Write through the event loop, which keeps what the socket does not take. False when something was kept."""
         try:
             self.transport.write(data)
-        except RuntimeError:  # uvloop, when the handle is closed already
-            self.abort()
+        except RuntimeError:  # uvloop, when the handle is closed already; the descriptor may be another socket's
+            self.transport.abort()
         return not self.paused
 
     def close(self, code: int, reason: str, *, limit_s: float) -> None:
@@ -182,6 +204,25 @@ class Door:
         """Let the protocol object go on without the application. False, and nothing happens, where it cannot."""
         return self._owner is not None and self._owner.adopt(receiver)
 
+    def limit_messages(self, limit_bytes: int | None) -> None:
+        """Let a client's message have so many bytes from the next frame on, and no more than the server was told.
+
+        One that is larger is not kept, and ends the connection with 1009. None: as the server was told. May be called
+        before the handshake is answered.
+        """
+        if self._owner is not None:
+            self._owner.limit_messages(limit_bytes)
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the client for now, not even of what was read already. Idempotent."""
+        if self._owner is not None:
+            self._owner.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on with what was left, and read on. Idempotent."""
+        if self._owner is not None:
+            self._owner.go_on_reading()
+
     def abort_after(self, limit_s: float) -> None:
         """Abort unless everything has left by then."""
         if self._deadline is None and not self._is_lost:
@@ -193,8 +234,11 @@ class Door:
             self.abort()
 
     def abort(self) -> None:
-        """End the connection at once and give back its memory, the kernel's as well: what has not left is lost."""
-        if self.descriptor >= 0 and not self.transport.is_closing():
+        """End the connection at once and give back its memory, the kernel's as well: what has not left is lost.
+
+        May be called while the transport is closing: its socket stays open until the loss of the connection is told.
+        """
+        if self.descriptor >= 0 and not self._is_lost:
             _linger_not(self.descriptor)
         self.transport.abort()
 

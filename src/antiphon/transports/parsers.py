@@ -19,30 +19,28 @@ try:
 except ImportError:  # pragma: no cover - a websockets without its C extension
     from websockets.utils import apply_mask
 
-__all__ = ["Parsers", "is_between_messages", "whole_message"]
+__all__ = ["Parsers", "is_between_frames", "is_between_messages", "past_whole_frames", "whole_message"]
 
 _SPARE = 4
 _AT_EOF = StreamReader.at_eof.__code__
 FIN_TEXT, FIN_BINARY = 0x81, 0x82
+_CLOSE, _PING = 0x8, 0x9
 _MASKED = 0x80
 
 
 class Parsers:
     """Lends parsers to the connections of one server."""
 
-    __slots__ = ("_limit_bytes", "_logger", "_spare")
+    __slots__ = ("_logger", "_spare")
 
-    def __init__(self, *, limit_bytes: int, logger: logging.Logger) -> None:
-        self._limit_bytes = limit_bytes
+    def __init__(self, *, logger: logging.Logger) -> None:
         self._logger = logger
         self._spare: list[Protocol] = []
 
-    def lend(self, extensions: Sequence[Extension]) -> Protocol:
-        """A parser for an open connection that is between two messages."""
-        if self._spare:
-            parser = self._spare.pop()
-        else:
-            parser = Protocol(Side.SERVER, max_size=self._limit_bytes, logger=self._logger)
+    def lend(self, extensions: Sequence[Extension], *, limit_bytes: int) -> Protocol:
+        """A parser for an open connection that is between two messages, which may have so many bytes."""
+        parser = self._spare.pop() if self._spare else Protocol(Side.SERVER, logger=self._logger)
+        parser.max_message_size = limit_bytes
         parser.extensions = list(extensions)
         return parser
 
@@ -58,7 +56,12 @@ def is_between_messages(parser: Protocol) -> bool:
     # Before websockets 16 it has no `current_size`; then a connection keeps the parser that it once needed.
     if parser.state is not State.OPEN or getattr(parser, "current_size", 0) is not None or parser.eof_sent:
         return False
-    if parser.reader.buffer or parser.events or parser.writes or parser.parser_exc is not None:
+    return not parser.writes and parser.parser_exc is None and is_between_frames(parser)
+
+
+def is_between_frames(parser: Protocol) -> bool:
+    """Whether the next byte begins a frame. That may be one within a message, or one that nobody looks at."""
+    if parser.reader.buffer or parser.events:
         return False
     # With an empty buffer it may still have taken half of a frame's header out of it: see what it waits for.
     waiting: object = parser.parser
@@ -87,3 +90,23 @@ def whole_message(data: bytes, at: int, *, limit_bytes: int) -> tuple[int, bytes
     if end > len(data) or size > limit_bytes:
         return None
     return end, apply_mask(data[start:end], data[start - 4 : start])
+
+
+def past_whole_frames(data: bytes, *, with_pings: bool) -> int:
+    """Where the first frame begins that is a close frame, a ping, not there as a whole, or unusual.
+
+    `with_pings` says that pings count as any other.
+    """
+    at, size = 0, len(data)
+    ends = (_CLOSE, _CLOSE) if with_pings else (_CLOSE, _PING)
+    while size - at >= 6:
+        length = data[at + 1] - _MASKED
+        if data[at] & 0x0F in ends or length < 0 or length > 126:
+            break
+        end = at + 6 + length
+        if length == 126:
+            end = at + 8 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if end > size:
+            break
+        at = end
+    return at

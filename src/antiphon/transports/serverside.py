@@ -46,8 +46,6 @@ class Common:
     initial_response = None
     scope = _NO_SCOPE
     pending_ping_payload = None
-    read_paused = False
-    rest = b""
     writable = Writable()
     """Never cleared: a connection that is paused has one of its own."""
 
@@ -79,7 +77,7 @@ class Common:
         self.inbox_messages = config.ws_max_queue
         self.debug = self.logger.isEnabledFor(logging.DEBUG)
         self.offers = kind.offers()
-        self.parsers = Parsers(limit_bytes=config.ws_max_size, logger=self.logger)
+        self.parsers = Parsers(logger=self.logger)
         self.keepalive = Keepalive(loop, interval_s=config.ws_ping_interval, timeout_s=config.ws_ping_timeout)
         self.ping_timeout = config.ws_ping_timeout
         self._server_state = server_state
@@ -100,9 +98,9 @@ class Common:
             self._headers = headers
         return self._header_lines
 
-    def server_protocol(self) -> ServerProtocol:
+    def server_protocol(self, *, limit_bytes: int) -> ServerProtocol:
         """What takes a handshake that is out of the ordinary, and refuses one."""
-        return ServerProtocol(extensions=self.offers, max_size=self.limit_bytes, logger=self.logger)
+        return ServerProtocol(extensions=self.offers, max_size=limit_bytes, logger=self.logger)
 
 
 def common_to(

@@ -7,14 +7,15 @@ all of it has left, the socket is written to directly again.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 
 from antiphon.codes import CloseCode
 from antiphon.errors import UsageError
+from antiphon.transports.backlog import Backlog
 from antiphon.transports.base import OnLost, Receiver, SendLimits, Transport
 from antiphon.transports.door import Door
+from antiphon.transports.progress import unsent_bytes
 from antiphon.transports.writing import JOIN_BYTES, Lists, WriteQueue, pend_behind
-from antiphon.wire.frames import Frame
+from antiphon.wire.frames import Frame, Policy
 
 __all__ = ["SocketGroup", "SocketLane", "SocketTransport"]
 
@@ -49,7 +50,6 @@ class SocketTransport:
         "_outbox",
         "_pauses",
         "_progress_at",
-        "_queued",
         "_since",
         "_takes_nothing",
         "descriptor",
@@ -64,10 +64,10 @@ class SocketTransport:
         self._lane: SocketLane = lane
         self._on_lost = on_lost
         self._limits = limits
-        self._outbox: deque[tuple[float, bytes]] | None = None
-        self._queued = 0
+        self._outbox: Backlog[bytes] | None = None
+        """What waits here; None while nothing of ours waits, or what does is in the event loop and never dropped."""
         self._since: float | None = None
-        """When the oldest of our frames began to wait, here or in the event loop."""
+        """When the oldest of our frames that are never dropped began to wait, here or in the event loop."""
         self._buffered = 0
         self._progress_at = 0.0
         self.open_jobs = 0
@@ -97,9 +97,10 @@ class SocketTransport:
     @property
     def queued_bytes(self) -> int:
         """Bytes that wait because the client does not read; 0 for one that keeps up."""
-        if self._since is None:
-            return 0
-        return self._queued + self._door.transport.get_write_buffer_size()
+        outbox = self._outbox
+        if outbox is None:
+            return 0 if self._since is None else self._door.transport.get_write_buffer_size()
+        return outbox.bytes + self._door.transport.get_write_buffer_size()
 
     def send(self, frame: Frame) -> None:
         """Queue one frame for this socket alone, behind what its groups were given before."""
@@ -123,14 +124,28 @@ class SocketTransport:
         if lane.scheduled is None:
             lane.schedule()
 
-    def close(self, code: int, reason: str) -> None:
-        """Send what is queued, then a close frame; abort when that takes more than `SendLimits.close_s`. Idempotent."""
+    def send_or_drop(self, frame: Frame, policy: Policy) -> None:
+        """The same for a frame that is dropped, rather than the client, when it has to wait for too long."""
+        if not self._takes_nothing:
+            self._lane.deliver_or_drop(self, frame, policy)
+
+    def close(self, code: int, reason: str, *, discard: bool = False) -> None:
+        """Send what is queued, then a close frame; abort when that takes more than `SendLimits.close_s`. Idempotent.
+
+        With `discard` only what has begun to leave is sent: what is in the kernel, or in the event loop's buffer.
+        """
         if self._takes_nothing:
             return
         self._closing = self._takes_nothing = True
         if self._pauses:
             self.resume_reading()  # or the client's close frame would not be read
-        self._lane.flush(self)
+        if discard:
+            self._lane.discard(self)
+            self._lane.pressure.crowded.pop(self, None)
+            if self._outbox is not None:
+                self._outbox.clear()
+        else:
+            self._lane.flush(self)
         if self._outbox or self._door.paused:
             self._say_close_later(code, reason)
         elif not self._ended:
@@ -140,17 +155,22 @@ class SocketTransport:
         """Read the socket for the application, if its protocol object can."""
         return not self._ended and self._door.adopt(receiver)
 
+    def limit_messages(self, limit_bytes: int) -> None:
+        """Let the client's messages have so many bytes from now on."""
+        if not self._ended:
+            self._door.limit_messages(limit_bytes)
+
     def pause_reading(self) -> None:
         """Take nothing more from an adopted socket for now. Idempotent."""
-        if not self._ended and self._door.transport.is_reading():
+        if not self._ended:
             self._pauses = True
-            self._door.transport.pause_reading()
+            self._door.pause_reading()
 
     def resume_reading(self) -> None:
         """Go on reading. Idempotent."""
         self._pauses = False
-        if not self._ended and not self._door.transport.is_reading() and not self._door.transport.is_closing():
-            self._door.transport.resume_reading()
+        if not self._ended:
+            self._door.resume_reading()
 
     def detach(self) -> None:
         """Take nothing more. What was given before still leaves, if the socket takes it; `on_lost` is not told."""
@@ -188,10 +208,12 @@ class SocketTransport:
         outbox = self._outbox
         self._since = None
         self._progress_at = self._lane.loop.time()
+        if outbox is not None:
+            outbox.progress_at = self._progress_at
         while outbox:
-            at, data = self._next_write(outbox)
+            since, data = self._next_write(outbox)
             if not door.write(data):
-                self._since = at
+                self._since = since if since is not None else outbox.kept_since()
                 return
         self._outbox = None
         self._lane.no_longer_blocked(self)
@@ -213,19 +235,21 @@ class SocketTransport:
             self._lane.flush(self)
         self._end("closed" if self._closing else "gone")
 
-    def _next_write(self, outbox: deque[tuple[float, bytes]]) -> tuple[float, bytes]:
-        """Take from the queue what goes into one write, and since when the first of it waited."""
-        at, data = outbox.popleft()
-        parts = [data]
-        size = len(data)
-        while outbox and size < JOIN_BYTES:
-            data = outbox.popleft()[1]
-            parts.append(data)
-            size += len(data)
-        self._queued -= size
-        if self._queued <= self._limits.queued_bytes // 2:
+    def _next_write(self, outbox: Backlog[bytes]) -> tuple[float | None, bytes]:
+        """Take from the queue what goes into one write, and since when the first of it waited that is never dropped."""
+        since: float | None = None
+        parts: list[bytes] = []
+        size = 0
+        while outbox and (not parts or size < JOIN_BYTES):
+            cell = outbox.take()
+            assert cell.data is not None
+            parts.append(cell.data)
+            size += cell.size
+            if since is None and cell.policy is None:
+                since = cell.at
+        if outbox.kept_bytes <= self._limits.queued_bytes // 2:
             self._lane.pressure.crowded.pop(self, None)
-        return at, b"".join(parts)
+        return since, b"".join(parts)
 
     # What the lane does with it.
 
@@ -251,11 +275,13 @@ class SocketTransport:
         self.descriptor = -1
         self._lane.changes += 1
 
-    def keep_rest(self, rest: bytes) -> None:
+    def keep_rest(self, rest: bytes, *, droppable: bool = False) -> None:
         """The socket took only a part: the event loop sends the rest, and says when it is gone."""
         door = self._door
-        self._since = self._lane.loop.time()
+        self._since = None if droppable else self._lane.loop.time()
         if not door.write(rest):
+            if droppable:
+                self._backlog()
             return
         self._since = None
         if door.transport.get_write_buffer_size():
@@ -272,22 +298,47 @@ class SocketTransport:
             if not door.write(data):
                 self._since = self._lane.loop.time()
             return
-        limit = self._limits.queued_bytes
-        if self._queued + door.transport.get_write_buffer_size() + len(data) > limit:
+        outbox = self._backlog()
+        if not outbox.make_room(len(data), elsewhere_bytes=door.transport.get_write_buffer_size()):
             self._cut()
             return
-        if self._outbox is None:
-            self._outbox = deque()
         now = self._lane.loop.time()
-        self._outbox.append((now, data))
-        self._queued += len(data)
+        outbox.append(data, len(data), now)
         if self._since is None:
             self._since = now
-        if self._queued > limit // 2:
+        if outbox.kept_bytes > self._limits.queued_bytes // 2:
             self._lane.pressure.crowded[self] = None
 
+    def push_or_drop(self, data: bytes, policy: Policy) -> None:
+        """The same for one frame that may be dropped while it waits."""
+        if self._ended:
+            return
+        door = self._door
+        if not door.paused:
+            if not door.write(data):
+                self._backlog()
+            return
+        elsewhere_bytes = door.transport.get_write_buffer_size()
+        now = self._lane.loop.time()
+        self._backlog().append_or_drop(data, len(data), now, policy, elsewhere_bytes=elsewhere_bytes)
+
+    def _backlog(self) -> Backlog[bytes]:
+        outbox = self._outbox
+        if outbox is None:
+            lane = self._lane
+            outbox = self._outbox = Backlog(self._limits, dropped=lane.dropped, now=lane.loop.time())
+        return outbox
+
     def check_age(self, now: float) -> None:
-        if self._since is not None and now - self._since > self._limits.queued_age_s:
+        """Drop or cut what has waited for too long; cut as well who takes nothing at all, whatever waits."""
+        limit_s = self._limits.queued_age_s
+        outbox = self._outbox
+        if outbox is not None:
+            outbox.expire(before=now - limit_s)
+        if self._since is not None:
+            if now - self._since > limit_s:
+                self._cut()
+        elif outbox is not None and outbox.is_stuck(unsent_bytes(self._door.transport), now):
             self._cut()
 
     def _cut(self) -> None:
@@ -322,7 +373,6 @@ class SocketTransport:
         self._ended = self._takes_nothing = True
         self._outbox = None
         self.pending = None
-        self._queued = 0
         self._since = None
         self._lane.no_longer_blocked(self)
         self._door.users = tuple(user for user in self._door.users if user is not self)
@@ -378,6 +428,11 @@ class SocketGroup:
                 lane.deliver(self, frame)
         elif members:
             lane.deliver_to_few(members, frame)
+
+    def deliver_or_drop(self, frame: Frame, policy: Policy) -> None:
+        """The same for a frame that may be dropped where it has to wait. It keeps its place among the others."""
+        if self._members:
+            self._lane.deliver_or_drop(self, frame, policy)
 
     def __len__(self) -> int:
         return len(self._members)

@@ -33,6 +33,7 @@ from antiphon.transports.inbox import Inbox, Writable
 from antiphon.transports.parsers import FIN_TEXT, is_between_messages, whole_message
 from antiphon.transports.serverside import Common, Pending, common_to, known_addresses
 from antiphon.transports.uvicorn_door import DoorProtocol
+from antiphon.transports.uvicorn_reading import TURN_FRAMES
 from antiphon.wire.frames import DEFLATE_WINDOW_BITS, Frame
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ __all__ = ["AntiphonProtocol", "DeflatingProtocol"]
 
 INBOX_BYTES = 64 * 1024
 """Received and not yet taken by the application, before reading stops."""
-PARSED_BYTES = 4 * 1024
-"""What the parser gets at once: so much may turn into messages before reading stops."""
+_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class _Outlet:
@@ -91,18 +91,18 @@ class AntiphonProtocol(DoorProtocol):
         "extensions",
         "frames",
         "handshake_complete",
+        "limit_bytes",
         "pending_ping_payload",
         "read_paused",
         "rest",
         "scope",
         "transport",
+        "turn",
         "writable",
     )
 
     # uvicorn's types are narrower than what it uses of these.
     extensions: Sequence[Extension]
-    rest: bytes
-    """Received and not looked at yet: reading had to stop in the middle of it."""
     scheme: Any
     scope: Any
     transport: Any
@@ -122,7 +122,10 @@ class AntiphonProtocol(DoorProtocol):
         self._pending: Pending | None = Pending()
         self._reader: Inbox | Receiver | None = Inbox()
         """Who gets what the client sends: the application, or the library; None when it was told of the end."""
-        self.handshake_complete = False
+        self.handshake_complete = self.read_paused = False
+        self.limit_bytes = self._common.limit_bytes
+        self.rest = b""
+        self.turn = None
 
     @classmethod
     def offers(cls) -> Sequence[ServerExtensionFactory] | None:
@@ -139,9 +142,9 @@ class AntiphonProtocol(DoorProtocol):
         if parser is None:
             common = self._common
             if self.handshake_complete:
-                parser = common.parsers.lend(self.extensions)
+                parser = common.parsers.lend(self.extensions, limit_bytes=self.limit_bytes)
             else:
-                parser = common.server_protocol()
+                parser = common.server_protocol(limit_bytes=self.limit_bytes)
                 parser.accept_called = True
             self._parser = parser
         return parser
@@ -186,8 +189,12 @@ class AntiphonProtocol(DoorProtocol):
         if request is None:
             self.scheme, self.server = pending.scheme, pending.server
             self._pending = None
-            _ = self.conn
-            super().data_received(data)
+            self.conn.receive_data(data)
+            self.handle_events()
+            if self.conn.parser_exc is not None:
+                self.handle_parser_exception()
+            if self.conn.handshake_exc is not None and not self.transport.is_closing():
+                self._refuse_request()
             return
         pending.request = request
         path, _, query = request.target.partition("?")
@@ -212,6 +219,13 @@ class AntiphonProtocol(DoorProtocol):
         task = common.loop.create_task(self.run_asgi())
         common.tasks.add(task)
         task.add_done_callback(common.forget_task)
+
+    def _refuse_request(self) -> None:
+        """The parser could not read the request."""
+        answer: bytes = b"".join(self.conn.data_to_send()) or _BAD_REQUEST
+        self.handshake_complete = self.close_sent = True
+        self.transport.write(answer)
+        self.transport.close()
 
     def handle_connect(self, event: Request) -> None:
         """The request of a handshake that is out of the ordinary."""
@@ -249,17 +263,9 @@ class AntiphonProtocol(DoorProtocol):
         if self._common.logger.level > TRACE_LOG_LEVEL:
             del self.client
 
-    def say_close(self, code: int, reason: str) -> None:
-        """Begin the closing handshake. The client's close frame may be there already."""
-        super().say_close(code, reason)
-        if self.rest:
-            self.data_received(b"")
-
     async def _send_with_door(self, message: ASGISendEvent) -> None:
         was_complete = self.handshake_complete
         await super()._send_with_door(message)
-        if self.rest and self.close_sent:
-            self.data_received(b"")
         if message["type"] == "websocket.accept" and self.door.is_open and not was_complete:
             if self.conn.extensions:
                 self.extensions = self.conn.extensions
@@ -272,8 +278,6 @@ class AntiphonProtocol(DoorProtocol):
 
     def data_received(self, data: bytes) -> None:
         """What the client sends, beginning with the request for the handshake."""
-        if self.rest:
-            data, self.rest = self.rest + data, b""
         if self._parser is None:
             pending = self._pending
             if pending is not None:
@@ -283,28 +287,30 @@ class AntiphonProtocol(DoorProtocol):
                     pending.early += data
                     self.transport.pause_reading()
                 return
-        while data:
-            if self._parser is None and not self._common.debug:
-                data = self._take_whole_messages(data)
-                if not data:
+            if not (self.rest or self.read_paused or self._common.debug):  # the usual case, in a few steps less
+                at, taken = self._take_whole_messages(data, TURN_FRAMES)
+                if at == len(data):
                     return
-            elif self.read_paused and not (self.disconnected or self.close_sent):
-                self.rest = data
-                return
-            super().data_received(data[:PARSED_BYTES])
-            self._give_back()
-            if self.transport.is_closing():
-                return
-            data = data[PARSED_BYTES:]
+                data = data[at:]
+                if taken == TURN_FRAMES:
+                    self._leave_to_next_turn(data)
+                    return
+        super().data_received(data)
 
-    def _take_whole_messages(self, data: bytes) -> bytes:
-        """Take the messages at the beginning that need no parser. Returns the rest."""
-        limit_bytes = self._common.limit_bytes
-        at, size = 0, len(data)
-        while size - at >= 6 and self._parser is None:
-            if self.read_paused and not self.disconnected:
-                self.rest = data[at:]  # the rest of a large read, for when the application has received these
-                return b""
+    def _take_some(self, data: bytes, left: int) -> tuple[bytes, int]:
+        if self._parser is None and not self._common.debug:
+            at, taken = self._take_whole_messages(data, left)
+            if taken:
+                return data[at:], taken
+        result = super()._take_some(data, left)
+        self._give_back()
+        return result
+
+    def _take_whole_messages(self, data: bytes, left: int) -> tuple[int, int]:
+        """Take messages at the beginning that need no parser. Returns where the next frame begins, and how many."""
+        limit_bytes = self.limit_bytes
+        at, taken, size = 0, 0, len(data)
+        while taken < left and size - at >= 6:
             found = whole_message(data, at, limit_bytes=limit_bytes)
             if found is None:
                 break
@@ -317,17 +323,20 @@ class AntiphonProtocol(DoorProtocol):
             else:
                 event = {"type": "websocket.receive", "bytes": payload}
             at = end
+            taken += 1
             self._receive(event, len(payload))
-        return data[at:] if at else data
+            if self._parser is not None or (self.read_paused and not self.disconnected):
+                break
+        return at, taken
 
     def _receive(self, event: Any, size: int) -> None:
         """Hand a message over, and stop reading only when much waits, not after each one."""
         reader = self._reader
         if isinstance(reader, Inbox):
             reader.put_nowait(event, size)
-            if not self.read_paused and (reader.size_bytes > INBOX_BYTES or len(reader) >= self._common.inbox_messages):
-                self.read_paused = True
-                self.transport.pause_reading()
+            most = min(INBOX_BYTES, self.limit_bytes)
+            if reader.size_bytes > most or len(reader) >= self._common.inbox_messages:
+                self.pause_reading()
         elif reader is not None:
             reader(event)
 
@@ -338,14 +347,12 @@ class AntiphonProtocol(DoorProtocol):
             raise RuntimeError("the library reads this socket since serve() returned: use its on_message")
         return reader.get(self)
 
-    def go_on_reading(self) -> None:
-        """The application has received everything."""
-        if self.read_paused:
-            self.read_paused = False
-            if self.rest:
-                self.data_received(b"")
-            if not self.read_paused:
-                self.transport.resume_reading()
+    def limit_messages(self, limit_bytes: int | None) -> None:
+        """From the next frame on, a larger message ends the connection with 1009. None: as the server was told."""
+        allowed = self._common.limit_bytes
+        self.limit_bytes = allowed if limit_bytes is None else min(limit_bytes, allowed)
+        if self._parser is not None:
+            self._parser.max_message_size = self.limit_bytes
 
     def adopt(self, receiver: Receiver) -> bool:
         """Go on when the application has returned; what arrives goes to `receiver`."""
@@ -353,18 +360,23 @@ class AntiphonProtocol(DoorProtocol):
         if not isinstance(inbox, Inbox) or self.disconnected or self.close_sent or not self.door.is_open:
             return False
         self._reader = receiver
+        was_paused, self.read_paused = self.read_paused, False
         for item in inbox.take():
             self.queue.put_nowait(item)
-        self.go_on_reading()
+        if was_paused and not self.read_paused:
+            self.read_paused = True
+            self.go_on_reading()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed after this."""
-        if self.rest:
-            self.disconnected = True  # what came before the end counts, however much it is
-            self.data_received(b"")
         super().connection_lost(exc)
         self._pending = self._parser = None
+
+    def _take_the_rest(self) -> None:
+        if self.read_paused and not isinstance(self._reader, Inbox):
+            self.rest = b""  # the library takes nothing more of a client that has gone
+        super()._take_the_rest()
 
     def _forget_unfinished(self) -> None:
         if self._parser is not None:
@@ -414,7 +426,7 @@ class AntiphonProtocol(DoorProtocol):
             logger.exception("Exception in ASGI application\n")
             self.send_500_response()
         else:
-            if not self.handshake_complete:
+            if not (self.handshake_complete or self.close_sent):  # a refusal by a response is an answer too
                 logger.error("The application returned without having accepted or refused the WebSocket.")
                 self.send_500_response()
             elif result is not None:
@@ -443,11 +455,9 @@ class AntiphonProtocol(DoorProtocol):
         self.transport.write(frame)
         return True
 
-    def handle_pong(self, event: IncomingFrame) -> None:
-        """An answer to the last ping, or one that nobody asked for."""
-        if self.pending_ping_payload is not None and bytes(event.data) == self.pending_ping_payload:
-            self.pending_ping_payload = None
-            self._common.keepalive.answered(self)
+    def _answered(self, event: IncomingFrame) -> None:
+        self.pending_ping_payload = None
+        self._common.keepalive.answered(self)
 
 
 class DeflatingProtocol(AntiphonProtocol):

@@ -11,98 +11,23 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
-from antiphon.journal import Journal
 from antiphon.transports.base import Receiver
 from antiphon.transports.door import EXTENSION, Door
+from antiphon.transports.uvicorn_reading import END_S, ReadingProtocol
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
     from websockets.frames import Frame as IncomingFrame
 
-__all__ = ["END_S", "DoorProtocol", "open_door"]
+__all__ = ["DoorProtocol", "open_door"]
 
-END_S = 5.0
-"""How long the last bytes of a connection that ends may take to leave."""
-PONG_BYTES = 16 * 1024
-"""Of answers to pings that may wait for a client that does not read."""
-MAX_FRAGMENTS = 65_536
-"""In one message."""
-_PARSED_BYTES = 16 * 1024
 _REASON_BYTES = 123
-_journal = Journal()
+
+_DEAF_S = 1.0
 
 
-class DoorProtocol(WebSocketsSansIOProtocol):
+class DoorProtocol(ReadingProtocol):
     """uvicorn's own WebSocket protocol, which tells a door what happens to the socket."""
-
-    door: Door
-    fragments = 0
-    """Of the message that is under way."""
-    pong_bytes = 0
-    """Of the answers to pings, since the socket takes no more."""
-
-    def data_received(self, data: bytes) -> None:
-        """What the client sends: little of it at a time, since the parser makes an object of each frame at once."""
-        if len(data) <= _PARSED_BYTES:
-            super().data_received(data)
-            return
-        for at in range(0, len(data), _PARSED_BYTES):
-            if self.transport.is_closing():
-                return
-            super().data_received(data[at : at + _PARSED_BYTES])
-
-    def handle_text(self, event: IncomingFrame) -> None:
-        """A text message, or its beginning."""
-        self.curr_msg_data_type = "text"
-        self._begin_message(event)
-
-    def handle_bytes(self, event: IncomingFrame) -> None:
-        """A binary message, or its beginning."""
-        self.curr_msg_data_type = "bytes"
-        self._begin_message(event)
-
-    def _begin_message(self, event: IncomingFrame) -> None:
-        self.frames = [bytes(event.data)] if event.fin else [bytearray(event.data)]  # type: ignore[list-item] # grows
-        self.fragments = 1
-        if event.fin:
-            self.send_receive_event_to_app()
-
-    def handle_cont(self, event: IncomingFrame) -> None:
-        """A further fragment of a message. It is joined at once: kept apart, small ones would take 60 times as much."""
-        self.frames[0] += event.data
-        self.fragments += 1
-        if event.fin:
-            self.frames = [bytes(self.frames[0])]
-            self.send_receive_event_to_app()
-        elif self.fragments > MAX_FRAGMENTS and not self.close_sent:
-            self._refuse(1009, "too many fragments")
-
-    def send_receive_event_to_app(self) -> None:
-        """A message is complete."""
-        data, self.frames = self.frames[0], []
-        if self.close_sent:
-            return
-        if self.curr_msg_data_type == "bytes":
-            self._receive({"type": "websocket.receive", "bytes": data}, len(data))
-            return
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            self._refuse(1007, "not UTF-8")
-        else:
-            self._receive({"type": "websocket.receive", "text": text}, len(data))
-
-    def _receive(self, event: Any, size: int) -> None:
-        self.queue.put_nowait(event)
-        if not self.read_paused:
-            self.read_paused = True
-            self.transport.pause_reading()
-
-    def _refuse(self, code: int, reason: str) -> None:
-        """End the connection because of what the client sent. Its close frame may have come already."""
-        _journal.info("refused", "a client's message was refused with close code %d: %s", code, reason)
-        self.conn.fail(code, reason)
-        self.handle_parser_exception()
 
     def pause_writing(self) -> None:
         """The event loop keeps bytes that the socket did not take."""
@@ -119,6 +44,7 @@ class DoorProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed after this."""
+        self._take_the_rest()
         self.door.lost()
         super().connection_lost(exc)
         self._forget_unfinished()
@@ -149,25 +75,20 @@ class DoorProtocol(WebSocketsSansIOProtocol):
 
     def handle_parser_exception(self) -> None:
         """The client broke the protocol."""
+        if self.conn.close_sent is None:  # before the handshake was answered
+            self.conn.parser_exc = None
+            self.transport.close()
+            return
         self.door.ending()
         super().handle_parser_exception()
         self.conn.parser_exc = None  # refers to the stack, and to what lies there
         self.door.abort_after(END_S)
 
-    def handle_ping(self) -> None:
-        """Answered, also while the socket takes no more, but then not for ever: the client may never read."""
-        pong = b"".join(self.conn.data_to_send())
-        if self.door.paused:
-            self.pong_bytes += len(pong)
-            if self.pong_bytes > PONG_BYTES:
-                return
-        self.transport.write(pong)
-
     def keepalive_timeout(self) -> None:
         """The client did not answer a ping."""
         self.door.ending()
         super().keepalive_timeout()
-        self.door.abort_after(END_S)
+        self.door.abort_after(_DEAF_S)  # who answers no ping will hardly take what is unsent, or a close frame
 
     def send(self, message: ASGISendEvent) -> Coroutine[Any, Any, None]:
         """ASGI's `send`. What the library was given for this socket alone, or before a close frame, leaves first."""
@@ -182,11 +103,16 @@ class DoorProtocol(WebSocketsSansIOProtocol):
             await self.writable.wait()
             door.ending()
         await super().send(message)
+        if self.rest and self.close_sent and self.turn is None:
+            self.data_received(b"")  # the client's close frame may be there already
         if message["type"] == "websocket.accept" and self.handshake_complete and not self.transport.is_closing():
             door.open()
 
     def say_close(self, code: int, reason: str) -> None:
-        """Begin the closing handshake without waiting for the socket; the application is told that the client went."""
+        """Begin the closing handshake without waiting for the socket; the application is told that the client went.
+
+        The client's close frame may be there already.
+        """
         if self.close_sent or self.transport.is_closing():
             return
         reason = reason.encode("utf-8", "replace")[:_REASON_BYTES].decode("utf-8", "ignore")
@@ -199,10 +125,8 @@ class DoorProtocol(WebSocketsSansIOProtocol):
         self.close_sent = True
         self.disconnected = True
         self.stop_keepalive()
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
         self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+        self.go_on_reading()
 
     def adopt(self, receiver: Receiver) -> bool:
         """uvicorn's own protocol needs the application's coroutine."""
@@ -214,6 +138,8 @@ class DoorProtocol(WebSocketsSansIOProtocol):
         try:
             await app(self.scope, receive, send)
         finally:
+            if self.close_sent:
+                self.handshake_complete = True  # it may have been refused, which uvicorn takes for no answer
             self.end_soon()
 
     def end_soon(self) -> None:
@@ -226,11 +152,13 @@ _NEEDED = (
     "close_sent",
     "close_timeout",
     "close_timer",
+    "config",
     "conn",
     "disconnected",
     "handshake_complete",
     "initial_response",
     "loop",
+    "pending_ping_payload",
     "queue",
     "read_paused",
     "scope",
@@ -238,8 +166,28 @@ _NEEDED = (
     "transport",
     "writable",
 )
-_OWN = {"adopt", "end_soon", "fragments", "pong_bytes", "run_app", "say_close"}
-_OVERRIDDEN = frozenset(name for name in vars(DoorProtocol) if not name.startswith("_")) - _OWN
+_OVERRIDDEN = frozenset(
+    {
+        "connection_lost",
+        "data_received",
+        "eof_received",
+        "handle_bytes",
+        "handle_close",
+        "handle_cont",
+        "handle_events",
+        "handle_parser_exception",
+        "handle_ping",
+        "handle_pong",
+        "handle_text",
+        "keepalive_timeout",
+        "pause_writing",
+        "receive",
+        "resume_writing",
+        "send",
+        "send_receive_event_to_app",
+        "shutdown",
+    }
+)
 
 
 def open_door(protocol: object, scope: object) -> DoorProtocol | None:
@@ -258,6 +206,7 @@ def open_door(protocol: object, scope: object) -> DoorProtocol | None:
     protocol.__class__ = DoorProtocol
     assert isinstance(protocol, DoorProtocol)
     protocol.door = Door(transport, owner=protocol)
+    protocol.limit_bytes = protocol.config.ws_max_size
     try:
         transport.set_protocol(protocol)  # uvloop keeps the methods that it found
     except NotImplementedError:

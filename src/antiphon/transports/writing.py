@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import operator
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from antiphon.transports.base import SendLimits
 from antiphon.transports.pressure import Pressure
-from antiphon.wire.frames import Frame
+from antiphon.wire.frames import Frame, Policy
 
 __all__ = ["JOIN_BYTES", "Lists", "Member", "Target", "WriteQueue", "pend_behind"]
 
@@ -79,8 +79,15 @@ class Member(Protocol):
         """Write whole frames through the event loop, or let them wait."""
         ...
 
-    def keep_rest(self, rest: bytes) -> None:
-        """The socket took only a part of what was written to its descriptor."""
+    def push_or_drop(self, data: bytes, policy: Policy) -> None:
+        """The same for one frame that may be dropped while it waits."""
+        ...
+
+    def keep_rest(self, rest: bytes, *, droppable: bool = False) -> None:
+        """The socket took only a part of what was written to its descriptor.
+
+        What is `droppable` is the rest of one frame that would have been dropped, had it not begun to leave.
+        """
         ...
 
     def broken(self) -> None:
@@ -148,6 +155,10 @@ class _Job:
             self.data = wire_of(self.frames[0]) if self.count == 1 else b"".join(map(wire_of, self.frames))
             self.frames = []
 
+    def push_to(self, member: Member) -> None:
+        """Give everything to a socket that is not written to directly."""
+        member.push(self.data)
+
     def take(self, member: Member) -> bool:
         """Remove a socket, if the job still has to serve it."""
         if member in self.others:
@@ -164,10 +175,52 @@ class _Job:
         return True
 
 
+class _DroppableJob(_Job):
+    """The same for frames with policies. Who takes all of it at once gets it in one write; others, frame by frame."""
+
+    __slots__ = ("policies", "wires")
+
+    def __init__(self, target: Target, frame: Frame, policy: Policy) -> None:
+        super().__init__(target, frame)
+        self.policies = [policy]
+        self.wires: list[bytes] = []
+
+    def seal(self, wire_of: Callable[[Frame], bytes]) -> None:
+        if self.descriptors is None:
+            self.wires = [wire_of(frame) for frame in self.frames]
+            super().seal(wire_of)
+
+    def push_to(self, member: Member) -> None:
+        for wire, policy in zip(self.wires, self.policies, strict=True):
+            member.push_or_drop(wire, policy)
+
+    def write_to(self, descriptor: int, members: Mapping[int, Member]) -> None:
+        """Write to a socket for which nothing waits."""
+        try:
+            written = os.write(descriptor, self.data)
+        except BlockingIOError:
+            written = 0
+        except OSError:
+            members[descriptor].broken()
+            return
+        if written != len(self.data):
+            self._keep_rest(members[descriptor], written)
+
+    def _keep_rest(self, member: Member, written: int) -> None:
+        """Only the frame that is cut in two has to follow; it, or the first one, tells when there is room again."""
+        first = 0
+        while written >= len(self.wires[first]):
+            written -= len(self.wires[first])
+            first += 1
+        member.keep_rest(self.wires[first][written:], droppable=True)
+        for wire, policy in zip(self.wires[first + 1 :], self.policies[first + 1 :], strict=True):
+            member.push_or_drop(wire, policy)
+
+
 class WriteQueue:
     """The sockets of one manager on one event loop that are written to directly."""
 
-    def __init__(self, *, deflates: bool = False, v1: bool = False) -> None:
+    def __init__(self, *, deflates: bool = False, v1: bool = False, dropped: Counter[str] | None = None) -> None:
         self.is_plain = not deflates and not v1
         """Whether `Frame.wire` is what its sockets get."""
         self.wire_of = _FORMS[deflates, v1]
@@ -178,6 +231,10 @@ class WriteQueue:
         self.jobs: deque[_Job] = deque()
         self._last: _Job | None = None
         """The job that deliveries are still joined to."""
+        self._last_droppable: _DroppableJob | None = None
+        """The job that those with a policy are joined to, while it is the last of all."""
+        self.dropped: Counter[str] = dropped if dropped is not None else Counter()
+        """Frames that were dropped because a client was behind, by reason."""
         self.scheduled: asyncio.Handle | None = None
         """The next turn, when there is something to write."""
         self.members: dict[int, Member] = {}
@@ -211,7 +268,7 @@ class WriteQueue:
         for job in self.jobs:
             job.seal(self.wire_of)
         self.jobs.clear()
-        self._last = None
+        self._last = self._last_droppable = None
         for member in self.ready:
             member.pending = None
         self.ready.clear()
@@ -241,6 +298,23 @@ class WriteQueue:
         pressure = self.pressure
         pressure.messages += 1
         pressure.bytes += frame.size
+
+    def deliver_or_drop(self, target: Target, frame: Frame, policy: Policy) -> None:
+        """The same for a frame that may be dropped where it has to wait: never in one job with others."""
+        last = self._last_droppable
+        if last is not None and last.target is target and last.size < JOIN_BYTES and self.jobs[-1] is last:
+            last.frames.append(frame)
+            last.policies.append(policy)
+            last.size += frame.size
+            last.count += 1
+        else:
+            last = self._last_droppable = _DroppableJob(target, frame, policy)
+            self._last = None  # what comes without a policy follows
+            self.jobs.append(last)
+            target.open_jobs += 1
+            if self.scheduled is None:
+                self.schedule()
+        self.pressure.add(frame.size)
 
     def deliver_to_few(self, members: Iterable[Member], frame: Frame) -> None:
         """Queue one delivery for so few sockets that a job would cost more than it saves. Only while there are none."""
@@ -344,11 +418,21 @@ class WriteQueue:
         start = job.position
         end = min(start + 1 + budget // cost, len(descriptors))
         job.position = end
-        self.write(descriptors if end - start == len(descriptors) else descriptors[start:end], job.data)
+        some = descriptors if end - start == len(descriptors) else descriptors[start:end]
+        droppable = job if isinstance(job, _DroppableJob) else None
+        if droppable is None:
+            self.write(some, job.data)
+        else:
+            for descriptor in some:
+                droppable.write_to(descriptor, self.members)
         budget -= (end - start) * cost
         others = job.others
         while others and budget > 0:
-            others.pop().push(job.data)
+            member = others.pop()
+            if droppable is None:
+                member.push(job.data)
+            else:
+                droppable.push_to(member)
             budget -= cost
         if not others and job.position == len(job.descriptors or ()):
             self.jobs.popleft()
@@ -375,6 +459,8 @@ class WriteQueue:
         job.target.open_jobs -= 1
         if job is self._last:
             self._last = None
+        elif job is self._last_droppable:
+            self._last_droppable = None
 
     def seal_all_of(self, target: Target) -> None:
         """Fix who gets what was delivered so far: the group is about to change."""
@@ -397,7 +483,16 @@ class WriteQueue:
             if job.descriptors is None and job.target.reaches(member):
                 self._seal(job)
             if job.descriptors is not None and job.take(member):
-                member.push(job.data)
+                job.push_to(member)
+
+    def discard(self, member: Member) -> None:
+        """Drop what is queued for one socket: nothing of it has begun to leave."""
+        member.pending = None
+        for job in self.jobs:
+            if job.descriptors is None and job.target.reaches(member):
+                self._seal(job)
+            if job.descriptors is not None:
+                job.take(member)
 
     # Slow clients.
 

@@ -13,6 +13,8 @@ of the channel; that is what programs without this library publish.
 | `users` | array of str | only the clients of these user ids; absent: everybody (an empty array: nobody) |
 | `not` | array of str | ids of connections that do not get it; absent: none |
 | `expires` | int | Unix time in ms from which on it is of no use; absent: never |
+| `slow` | str | where it has to wait for a client: `drop`, or `newest` of its `key`; absent: it is never dropped |
+| `key` | str, 1-128 characters | with `newest`: what a later message of the same key takes the place of; absent: none |
 | `retry` | int | it is a re-send: milliseconds since the publication; absent: the first attempt |
 | `kind` | str | a control message of this kind, never for clients; absent: a message |
 | `at` | int | Unix time of the publication in ms; absent: unknown |
@@ -20,8 +22,8 @@ of the channel; that is what programs without this library publish.
 
 A signed envelope has `sig` right before `message`: see `wire.signing`. Here it is a field that is not known.
 
-Fields that are not known are ignored. A known field of another type, `null` included, makes the envelope malformed: to
-take a broken `users` for "everybody" would tell everybody.
+Fields that are not known are ignored, and so is a `slow` that is not known. A known field of another type, `null`
+included, makes the envelope malformed: to take a broken `users` for "everybody" would tell everybody.
 """
 
 from __future__ import annotations
@@ -29,21 +31,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import NoneType
-from typing import cast
+from typing import Literal, TypeAlias, cast
 
 from antiphon.errors import EnvelopeError, UnsupportedEnvelope
 from antiphon.wire import codec
 
-__all__ = ["VERSION", "Envelope", "decode", "encode"]
+__all__ = ["KEY_CHARACTERS", "VERSION", "Envelope", "WhenSlow", "decode", "encode"]
 
 VERSION = 1
 
 _MESSAGE = b',"message":'
 _BLANKS = b" \t\r\n"
 _ID_CHARACTERS = 200
+KEY_CHARACTERS = 128
+"""The most that `key` may have."""
 _MOST = 2**63
 _OWN_LEVELS = codec.MAX_DEPTH + 1
 """The envelope is one level around a message that may be nested to the limit."""
+
+
+WhenSlow: TypeAlias = Literal["drop", "newest"]
 
 
 @dataclass(slots=True)
@@ -70,6 +77,10 @@ class Envelope:
     """None for a message; otherwise what kind of control message it is."""
     at_ms: int | None = None
     """Unix time of the publication."""
+    slow: WhenSlow | None = None
+    """What happens to it where it has to wait for a client that is behind; None: it is never dropped."""
+    key: str | None = None
+    """With "newest": a later publication of the same key takes its place."""
 
 
 def encode(envelope: Envelope) -> bytes:
@@ -92,6 +103,10 @@ def encode(envelope: Envelope) -> bytes:
         header["not"] = list(envelope.exclude)
     if envelope.expires_at_ms is not None:
         header["expires"] = envelope.expires_at_ms
+    if envelope.slow is not None:
+        header["slow"] = envelope.slow
+    if envelope.key is not None:
+        header["key"] = envelope.key
     if envelope.retry_age_ms is not None:
         header["retry"] = envelope.retry_age_ms
     if envelope.kind is not None:
@@ -206,11 +221,28 @@ def _read_retry(draft: Envelope, name: str, value: object) -> None:
     draft.retry_age_ms = _whole_number(name, value)
 
 
+def _read_slow(draft: Envelope, name: str, value: object) -> None:
+    if type(value) is not str:
+        raise _mistyped(name, value)
+    if value == "drop":
+        draft.slow = "drop"
+    elif value == "newest":
+        draft.slow = "newest"
+
+
+def _read_key(draft: Envelope, name: str, value: object) -> None:
+    if type(value) is not str or not 0 < len(value) <= KEY_CHARACTERS:
+        raise EnvelopeError(f"the envelope's key is not a string of 1 to {KEY_CHARACTERS} characters")
+    draft.key = value
+
+
 _READERS: dict[str, Callable[[Envelope, str, object], None]] = {
     "text": _read_text,
     "users": _read_users,
     "not": _read_not,
     "expires": _read_expires,
+    "slow": _read_slow,
+    "key": _read_key,
     "retry": _read_retry,
     "kind": _read_kind,
 }

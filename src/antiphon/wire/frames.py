@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import NamedTuple
 
 from antiphon.errors import ConfigurationError, MessageNotSerializable
 from antiphon.wire import codec
 
-__all__ = ["DEFLATE_WINDOW_BITS", "ControlFrame", "Frame", "close_frame"]
+__all__ = ["DEFLATE_WINDOW_BITS", "ControlFrame", "Frame", "Policy", "close_frame"]
 
 DEFLATE_WINDOW_BITS = 12
 """`Frame.deflated` needs a client window of at least 2**12 bytes: do not send it where a smaller one was negotiated."""
@@ -21,6 +22,13 @@ _REASON_BYTES = 123
 _short_header = struct.Struct("!BB").pack
 _medium_header = struct.Struct("!BBH").pack
 _long_header = struct.Struct("!BBQ").pack
+
+
+class Policy(NamedTuple):
+    """What may happen to a frame while it waits for a client that is behind. Frames without one are never dropped."""
+
+    newest: object | None = None
+    """A newer frame of an equal value takes its place. None: only the limits drop it, the oldest first."""
 
 
 class Frame:
