@@ -42,6 +42,8 @@ class Client(asyncio.Protocol):
     def __init__(self, listener: Listener, request: bytes) -> None:
         self.listener = listener
         self.others: list[object] = []
+        self.pings = 0
+        """Those of the server, all of them answered."""
         self.close_code: int | None = None
         self.closed_at: float | None = None
         loop = asyncio.get_running_loop()
@@ -162,6 +164,7 @@ class Client(asyncio.Protocol):
         if opcode == TEXT:
             self._message(json.loads(payload), now)
         elif opcode == PING:
+            self.pings += 1
             self._transport.write(frame(PONG, payload))
         elif opcode == CLOSE:
             self.close_code = struct.unpack("!H", payload[:2])[0] if len(payload) >= 2 else NO_STATUS

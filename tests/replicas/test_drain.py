@@ -202,10 +202,11 @@ class Publisher:
         self._client = redis.asyncio.Redis.from_url(url)
         self.at: list[float] = []
         """When each was published."""
+        self._runs = True
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        while True:
+        while self._runs:
             now = time.monotonic()
             message = {"pub": "other", "topic": None, "seq": len(self.at)}
             await self._client.publish("live", json.dumps(message))
@@ -213,8 +214,9 @@ class Publisher:
             await asyncio.sleep(0.05)
 
     async def stop(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        # Not cancelled: within redis-py before Python 3.12 that may be swallowed.
+        self._runs = False
+        await self._task
         await self._client.aclose()
 
 
