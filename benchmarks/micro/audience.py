@@ -117,6 +117,8 @@ class ManagedAudience(_Sockets):
     def __init__(self) -> None:
         super().__init__()
         self.manager = WebSocketManager(channel="bench", url="")
+        self._websockets: list[WebSocket] = []
+        """Held as an endpoint holds its own: a socket that nobody holds is forgotten."""
 
     async def join(self, topics: tuple[str, ...] = ()) -> WebSocket:
         """One client more."""
@@ -124,6 +126,7 @@ class ManagedAudience(_Sockets):
         scope = {"type": "websocket", "path": "/", "headers": [], "extensions": extensions}
         websocket = WebSocket(scope, receive=_receive, send=_send)
         await self.manager.connect(websocket, topics=topics, accept=False)
+        self._websockets.append(websocket)
         return websocket
 
     async def written(self) -> None:
