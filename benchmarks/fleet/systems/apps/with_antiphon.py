@@ -9,10 +9,14 @@ import os
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 
 import antiphon
-from antiphon import Connection, WebSocketManager
+from antiphon import Connection, Limits, WebSocketManager
 
 app = FastAPI(lifespan=antiphon.lifespan)
-manager = WebSocketManager(channel="bench")
+# Four clients publish as much as the server takes: honest ones are held to 100 messages a second.
+LIMITS = Limits(
+    frames_per_s=1_000_000, frames_burst=1_000_000, inbound_bytes_per_s=1_000_000_000, inbound_bytes_burst=1_000_000_000
+)
+manager = WebSocketManager(channel="bench", limits=LIMITS)
 routed = WebSocketManager(channel="routed")
 topics: set[str] = set()
 
