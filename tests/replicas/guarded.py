@@ -10,8 +10,6 @@ import os
 import secrets
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -21,14 +19,12 @@ from typing import Any
 import redis.asyncio
 
 from antiphon.dev.broker_server import BrokerServer
-from antiphon.dev.guard import Guard
-from antiphon.dev.ports import free_port
 from antiphon.serving import PROTOCOL
 from tests.replicas.client import Client, connect
 from tests.replicas.cluster import CHANNEL, Cluster, Kind
 from tests.replicas.conftest import or_skipped
 from tests.replicas.recorder import Listener
-from tests.replicas.replica import NOT_OURS, Replica, eventually
+from tests.replicas.replica import Replica, eventually
 
 __all__ = [
     "WAYS",
@@ -77,34 +73,16 @@ class Database:
 class GuardedReplica(Replica):
     """`guarded_app` in uvicorn. WAY and PING_S of the environment are the way to the sockets and the pings' times."""
 
-    def launch(self) -> None:
-        """Start the process; `wait_ready` says when it serves."""
-        self.port = free_port()
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in NOT_OURS and not name.startswith("ANTIPHON_")
-        }
-        environment |= {"REPLICA": self.name, "PYTHONUNBUFFERED": "1", **self._environment}
-        if self.url is not None:
-            environment["ANTIPHON_BROKER_URL"] = self.url
+    application = "guarded_app:app"
+
+    def server_options(self, environment: Mapping[str, str]) -> list[str]:
         ping_s = environment.get("PING_S", "20")
-        command = [sys.executable, "-m", "uvicorn", "guarded_app:app", "--app-dir", str(Path(__file__).parent)]
-        command += ["--port", str(self.port), "--no-access-log", "--log-level", "warning", "--lifespan", "on"]
-        command += ["--ws", WAYS[environment.get("WAY", "protocol")]]
-        command += ["--ws-ping-interval", ping_s, "--ws-ping-timeout", ping_s, "--timeout-graceful-shutdown", "5"]
-        # The address of the client is what this application finds, not what uvicorn makes of the header.
-        command += ["--no-proxy-headers"]
-        with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
-        Guard.shared().watch(self._process.pid)
+        return [
+            *("--ws", WAYS[environment.get("WAY", "protocol")]),
+            *("--ws-ping-interval", ping_s, "--ws-ping-timeout", ping_s, "--timeout-graceful-shutdown", "5"),
+            # The address of the client is what this application finds, not what uvicorn makes of the header.
+            "--no-proxy-headers",
+        ]
 
 
 class GuardedCluster(Cluster):

@@ -84,6 +84,9 @@ async def request(port: int, method: str, path: str, body: object = None, *, tim
 class Replica:
     """A process on a port of its own. `url` is the broker's address as this replica is told it; None for none."""
 
+    application = "app:app"
+    """In the folder of this file."""
+
     def __init__(self, name: str, url: str | None, *, environment: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.url = url
@@ -98,6 +101,10 @@ class Replica:
 
     # its life
 
+    def server_options(self, environment: Mapping[str, str]) -> list[str]:
+        """What this replica's server is told besides, with the environment that it gets."""
+        return []
+
     def launch(self) -> None:
         """Start the process; `wait_ready` says when it serves."""
         self.port = free_port()
@@ -109,8 +116,9 @@ class Replica:
         environment |= {"REPLICA": self.name, "PYTHONUNBUFFERED": "1", **self._environment}
         if self.url is not None:
             environment["ANTIPHON_BROKER_URL"] = self.url
-        command = [sys.executable, "-m", "uvicorn", "app:app", "--app-dir", str(Path(__file__).parent)]
+        command = [sys.executable, "-m", "uvicorn", self.application, "--app-dir", str(Path(__file__).parent)]
         command += ["--port", str(self.port), "--no-access-log", "--log-level", "warning", "--lifespan", "on"]
+        command += self.server_options(environment)
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
