@@ -1,0 +1,1 @@
+"""People: who they are, what they may do, and the sessions by which they prove it."""

