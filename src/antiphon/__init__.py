@@ -7,11 +7,13 @@ manager = WebSocketManager(channel="broadcasts")
 
 from antiphon.auth import (
     Authenticator,
+    BadRequest,
     BearerToken,
     ClientGone,
     CookieSession,
     Draining,
     FirstMessage,
+    FirstMessageTooBig,
     Forbidden,
     NotSignedIn,
     OriginRefused,
@@ -21,6 +23,7 @@ from antiphon.auth import (
     SessionExpired,
     SignInUnavailable,
     TooManyConnections,
+    UnsupportedVersion,
 )
 from antiphon.codes import CloseCode, ErrorCode, Reason, State
 from antiphon.connection import Connection
@@ -77,6 +80,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AntiphonError",
     "Authenticator",
+    "BadRequest",
     "BearerToken",
     "BrokerError",
     "BrokerHealth",
@@ -97,6 +101,7 @@ __all__ = [
     "EnvelopeError",
     "ErrorCode",
     "FirstMessage",
+    "FirstMessageTooBig",
     "Forbidden",
     "Health",
     "Identity",
@@ -139,6 +144,7 @@ __all__ = [
     "Timings",
     "TooManyConnections",
     "UnsupportedEnvelope",
+    "UnsupportedVersion",
     "UntrustedEnvelope",
     "UsageError",
     "WebSocketManager",

@@ -1,28 +1,31 @@
 """How the sockets of one manager get in on one event loop, and how they are made to leave again.
 
-The order matters: what is wrong with the call comes first, then who it is and from where, how many there are, and what
-may be heard; only then is the socket accepted. From there on a revocation reaches it, and the application is asked once
-more before it hears anything.
+The order matters: from where and who it is come first, then whether what it asks for makes sense, how many there are,
+and what may be heard; only then is the socket accepted. From the beginning a revocation reaches it, and the application
+is asked once more before it hears anything.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 from starlette.websockets import WebSocket, WebSocketState
 
 from antiphon.attachment import Attachment
-from antiphon.auth import Draining, Forbidden, Refused, TooManyConnections
+from antiphon.auth import BadRequest, Draining, Forbidden, NotSignedIn, Refused, TooManyConnections, UnsupportedVersion
+from antiphon.claims import check_claims
 from antiphon.connection import Connection
-from antiphon.errors import AntiphonError
+from antiphon.errors import AntiphonError, UsageError
 from antiphon.health.gate import gate_is_open
 from antiphon.hub import Hub
 from antiphon.identity import Identity
+from antiphon.journal import Journal
 from antiphon.options import Options
 from antiphon.presence import Answerer, Answers
-from antiphon.quotas import Quotas
-from antiphon.revocation import Entrant, Rechecks, RevocationCounters, Revocations
+from antiphon.quotas import QuotaCounters, Quotas
+from antiphon.revocation import Entrant, Notes, Rechecks, RevocationCounters, Revocations
 from antiphon.roster import Roster
 from antiphon.security import Security, asked_before, refuse
 
@@ -39,7 +42,9 @@ class Admission:
         attachment: Attachment,
         *,
         options: Options,
+        journal: Journal,
         revocation_counters: RevocationCounters,
+        quota_counters: QuotaCounters,
         refused: Counter[str],
         drop_topic: Callable[[Connection, str], None],
     ) -> None:
@@ -47,6 +52,7 @@ class Admission:
         self._roster = roster
         self._attachment = attachment
         self._options = options
+        self._journal = journal
         self._refused = refused
         self.ended: AntiphonError | None = None
         """Why nobody can get in any more."""
@@ -61,10 +67,16 @@ class Admission:
             per_address=self.security.connections_per_address,
             scope=hub.channel,
             timings=options.quota_timings,
+            counters=quota_counters,
         )
         attachment.on_gone = self._on_gone
-        asking = _Asking(attachment)
-        self.revocations = Revocations(hub, asking, end=roster.end, counters=revocation_counters)
+        self.revocations = Revocations(
+            hub,
+            _Asking(attachment),
+            end=roster.end,
+            notes=Notes(attachment.store, scope=hub.channel, counters=revocation_counters, journal=journal),
+            counters=revocation_counters,
+        )
         self.rechecks = self._rechecks()
         self._earlier: list[Rechecks] = []
 
@@ -96,17 +108,20 @@ class Admission:
         self,
         websocket: WebSocket,
         user_id: str | None,
-        topics: Sequence[str],
+        topics: list[str],
         *,
         identity: Identity | None = None,
         accept: bool = True,
         subprotocol: str | None = None,
         v1: bool = False,
     ) -> Connection:
-        """Let a socket in, to hear the channel and topics of it. What was checked of the call before is not looked at.
+        """Let a socket in, to hear the channel and topics of it. The call was checked, its texts were not.
 
-        Raises Refused, in a way that the client can see; `ended`; and what the server raises when the client has gone.
+        Raises UsageError for a socket that is here already; Refused, in a way that the client can see; `ended`; and
+        what the server raises when the client has gone.
         """
+        if websocket in self._roster:
+            raise UsageError("this socket is connected already")
         if self.ended is not None:
             await self._refuse(websocket, Draining())
         if not self._is_settled and (asked := asked_before(websocket)) is not None:
@@ -125,6 +140,9 @@ class Admission:
                 entrant.user_id, entrant.identity = _user_of(user_id, identity), identity
             else:
                 await security.admit_origin(websocket)
+                if user_id is not None and user_id != identity.user_id:
+                    await self._refuse(websocket, NotSignedIn("the client claims to be another user"))
+            await self._check_claims(websocket, entrant, topics)
             user_id = entrant.user_id
             if user_id is not None:
                 await self._count_in(websocket, id, user_id, None)
@@ -140,6 +158,20 @@ class Admission:
         finally:
             revocations.unregister(entrant)
 
+    async def refuse_version(self, websocket: WebSocket) -> NoReturn:
+        """Refuse a client that speaks only versions of the protocol that nobody here does."""
+        await self._refuse(websocket, UnsupportedVersion())
+
+    async def _check_claims(self, websocket: WebSocket, entrant: Entrant, topics: list[str]) -> None:
+        try:
+            entrant.user_id = check_claims(entrant.user_id, topics, limits=self._options.limits)
+        except BadRequest as refusal:
+            # The endpoint may be to blame after all.
+            self._journal.warning(
+                "bad_request", "a client of channel %r was refused: %.300s", self._hub.channel, refusal.detail
+            )
+            await self._refuse(websocket, refusal)
+
     async def _check_topics(self, websocket: WebSocket, identity: Identity | None, topics: Sequence[str]) -> None:
         for topic in topics:
             if not await self.security.may_hear(identity, topic):
@@ -151,7 +183,7 @@ class Admission:
         except TooManyConnections as refusal:
             await self._refuse(websocket, refusal)
 
-    async def _refuse(self, websocket: WebSocket, refusal: Refused) -> None:
+    async def _refuse(self, websocket: WebSocket, refusal: Refused) -> NoReturn:
         self._refused[refusal.kind] += 1
         await refuse(websocket, refusal)
 
@@ -186,6 +218,7 @@ class Admission:
                 if fresh != identity:
                     await self._check_topics(websocket, fresh, topics)
                 identity = fresh
+            await self.revocations.look_up(entrant)
             self._check_revoked(entrant)
             self._check_gate()
             if self.ended is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from threading import get_ident
@@ -27,6 +28,8 @@ from antiphon.wire.signing import Signer
 __all__ = ["Attachment"]
 
 _POLL_S = 0.02
+_ASKS_QUICKLY = sys.version_info >= (3, 12)
+"""Which loop runs takes a system call to ask before Python 3.12; then it is inferred: a thread runs one at a time."""
 
 _NO_BROKER = Reason.NO_BROKER
 _tuple = tuple.__new__
@@ -97,13 +100,18 @@ class Attachment:
     def publish_here(self, message: object, topic: str | None, *, limit_bytes: int) -> Receipt | None:
         """The short way, where nothing is to be decided: for everybody, without a broker, a filter or an expiry.
 
+        Before Python 3.12 a loop that goes on in another thread, while the thread of its first use runs a second loop
+        with the same manager, is not noticed here, as all other methods do.
+
         Returns None, and has done nothing, where that is not so. The caller waits for `lanes.room`. Raises what
         `new_publication` raises.
         """
         hub = self._hub
-        # A thread runs one loop at a time. To ask which takes a system call before Python 3.12.
-        is_running = self.loop.is_running() and self._thread == get_ident()
-        if not is_running or len(self._here) != 1 or hub.message_filter is not None:
+        if _ASKS_QUICKLY:
+            is_here = asyncio._get_running_loop() is self.loop
+        else:
+            is_here = self.loop.is_running() and self._thread == get_ident()
+        if not is_here or len(self._here) != 1 or hub.message_filter is not None:
             return None
         if topic is not None and type(topic) is not str:
             topic = check_topic(topic)

@@ -24,10 +24,12 @@ from antiphon.wire import codec
 
 __all__ = [
     "Authenticator",
+    "BadRequest",
     "BearerToken",
     "ClientGone",
     "CookieSession",
     "FirstMessage",
+    "FirstMessageTooBig",
     "Forbidden",
     "Identity",
     "NotSignedIn",
@@ -38,6 +40,7 @@ __all__ = [
     "SessionExpired",
     "SignInUnavailable",
     "TooManyConnections",
+    "UnsupportedVersion",
     "Verify",
     "accept_offered",
     "close_quietly",
@@ -123,6 +126,33 @@ class TooManyConnections(Refused):
     close_reason = "too many connections"
     http_status = 429
     kind = "too_many_connections"
+
+
+class BadRequest(Refused):
+    """What the client asks for cannot be meant: an empty user id, a name that no topic has, too many topics."""
+
+    close_code = CloseCode.BAD_REQUEST
+    close_reason = "bad request"
+    http_status = 400
+    kind = "bad_request"
+
+
+class UnsupportedVersion(Refused):
+    """The client speaks only versions of the protocol that this server does not."""
+
+    close_code = CloseCode.UNSUPPORTED_VERSION
+    close_reason = "this server speaks antiphon.v1"
+    http_status = 400
+    kind = "version"
+
+
+class FirstMessageTooBig(Refused):
+    """The message by which the client was to sign in is larger than that takes."""
+
+    close_code = CloseCode.TOO_BIG
+    close_reason = "message too big"
+    http_status = 413
+    kind = "too_big"
 
 
 class OriginRefused(Refused):
@@ -327,8 +357,10 @@ class FirstMessage:
     """Sign-in by the first message on the socket, `{"type":"auth","token":"…"}`, for clients that can send no header.
 
     Accepts the socket itself. It has to be the last authenticator, since it refuses a client whose first message is
-    anything else, larger than `limit_bytes`, or not complete within `timeout_s` seconds. Where the library has a say in
-    uvicorn (`install`, or its protocol class) a larger one is not even received as a whole: that ends with code 1009.
+    anything else, or not complete within `timeout_s` seconds, with 4501, and with 1009 when it is larger than
+    `limit_bytes`. Where the library has a say in uvicorn (`run`, `install`, or its protocol class) a larger one is not
+    even received as a whole; other servers keep it until it is complete, or reaches a limit of their own
+    (`uvicorn --ws-max-size`).
     The token is not asked about again at re-checks; give the identity an `expires_at_s`, or another authenticator that
     is `Rechecking`.
     """
@@ -343,7 +375,7 @@ class FirstMessage:
     async def authenticate(self, connection: HTTPConnection) -> Identity | None:
         """The identity of the first message's token; None for a plain request, which has no messages.
 
-        Raises NotSignedIn, and ClientGone when there is nobody any more.
+        Raises NotSignedIn, FirstMessageTooBig, and ClientGone when there is nobody any more.
         """
         if not isinstance(connection, WebSocket):
             return None
@@ -366,9 +398,10 @@ def _limit_messages(websocket: WebSocket, limit_bytes: int | None) -> None:
 async def read_first_message(websocket: WebSocket, *, timeout_s: float, limit_bytes: int) -> str:
     """Return the token of `{"type":"auth","token":"…"}`, which must be the first message of an accepted socket.
 
-    Raises NotSignedIn when it is anything else, has more than `limit_bytes`, or is not there completely after
-    `timeout_s` seconds; ClientGone when the client goes. How much of a message is held until it is complete is the
-    server's limit, as `uvicorn --ws-max-size`; `FirstMessage` makes it smaller where it can.
+    Raises NotSignedIn when it is anything else, or is not there completely after `timeout_s` seconds;
+    FirstMessageTooBig when it has more than `limit_bytes`; ClientGone when the client goes. How much of a message is
+    held until it is complete is the server's limit, as `uvicorn --ws-max-size`; `FirstMessage` makes it smaller where
+    it can.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -379,12 +412,14 @@ async def read_first_message(websocket: WebSocket, *, timeout_s: float, limit_by
         close_quietly(websocket)
         raise ClientGone
     text, binary = event.get("text"), event.get("bytes")
+    too_big = FirstMessageTooBig(f"the first message has more than {limit_bytes} bytes")
     if len(text or binary or b"") > limit_bytes:
-        raise NotSignedIn(f"the first message has more than {limit_bytes} bytes")
+        raise too_big
     try:
         content = text.encode() if text is not None else bytes(binary or b"")
-        # A character of text may be four bytes.
-        message = codec.decode(content) if len(content) <= limit_bytes else None
+        if len(content) > limit_bytes:  # a character of text may be four bytes
+            raise too_big
+        message = codec.decode(content)
     except (EnvelopeError, UnicodeEncodeError) as error:
         raise NotSignedIn("the first message is not JSON") from error
     if not isinstance(message, dict) or message.get("type") != "auth" or not isinstance(message.get("token"), str):

@@ -13,7 +13,7 @@ class Connection:
     socket.
     """
 
-    __slots__ = ("_home", "_identity", "_socket", "_topics", "_transport", "id", "user_id")
+    __slots__ = ("_home", "_identity", "_is_cut", "_socket", "_topics", "_transport", "id", "user_id")
 
     def __init__(self, id: str, *, user_id: str | None, transport: Transport) -> None:
         self.id = id
@@ -23,6 +23,8 @@ class Connection:
         self._transport = transport
         self._topics: set[str] | None = None
         self._identity: Identity | None = None
+        self._is_cut = False
+        """It was ended because it may not be here: what its client sent, and nobody has taken, counts no longer."""
         self._home: object | None = None
         """The manager's attachment to the event loop that the connection is on."""
         self._socket: object | None = None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import weakref
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Literal
 
@@ -15,12 +13,12 @@ from antiphon.admission import Admission
 from antiphon.attachment import Attachment
 from antiphon.auth import Forbidden
 from antiphon.brokers.base import Broker
+from antiphon.claims import check_call
 from antiphon.codes import CloseCode, Reason, State
 from antiphon.connection import Connection
-from antiphon.conversation import Actions, ClientPublishing, Conversations, Heartbeat, InboundCounters, OnMessage
-from antiphon.errors import ConfigurationError, ManagerClosed, UsageError, WrongEventLoop
-from antiphon.health.gate import gate_is_open
-from antiphon.health.status import Health, health_of
+from antiphon.conversation import ClientPublishing, Heartbeat, OnMessage
+from antiphon.errors import ConfigurationError, ManagerClosed
+from antiphon.health.status import Health
 from antiphon.health.vitals import Vitals
 from antiphon.hub import Hub, MessageFilter
 from antiphon.identity import Identity
@@ -32,12 +30,14 @@ from antiphon.presence import ClusterCounts
 from antiphon.publication import SlowPolicy, frame_of, new_publication
 from antiphon.quotas import QuotaTimings
 from antiphon.receipt import OutagePolicy, Receipt, check_outage
-from antiphon.revocation import Disconnected, RevocationCounters
+from antiphon.revocation import Disconnected
 from antiphon.roster import Roster
 from antiphon.security import Security
-from antiphon.session import OnClose, Sessions
+from antiphon.session import OnClose, OnConnect, Sessions
 from antiphon.settings import Timings
+from antiphon.snapshots import health_from, stats_of, vitals_of
 from antiphon.stats import ManagerStats
+from antiphon.stay import Stay, Tally
 from antiphon.topics import check_channel, check_topic, check_user_id
 from antiphon.transports.base import SendLimits
 from antiphon.wire import protocol
@@ -45,6 +45,7 @@ from antiphon.wire import protocol
 __all__ = ["OutagePolicy", "Receipt", "WebSocketManager", "managers_here"]
 
 _CENSUS_S = 1.0
+_ONE_LOOP = "use one manager for each loop, or in tests `with TestClient(app) as client:`, which keeps to one loop"
 _managers: weakref.WeakSet[WebSocketManager] = weakref.WeakSet()
 
 
@@ -122,17 +123,15 @@ class WebSocketManager:
         )
         journal = self._journal = Journal()
         self._client_publishing = client_publishing
-        self._inbound = InboundCounters()
-        self._conversations: Conversations | None = None
+        self._tally = Tally()
         self._hub = Hub(self.channel, journal=journal)
         self._roster = Roster(self._hub)
         self._sessions = Sessions(self._hub, journal=journal, forget=self._roster.forget)
+        self._stay: Stay | None = None
         self._attachment: Attachment | None = None
-        self._admission: Admission | None = None
-        self._revocation_counters = RevocationCounters()
+        """That of the stay, one step nearer."""
         self._closed = False
         self._stopped = False
-        self._refused: Counter[str] = Counter()
         _managers.add(self)
 
     def __repr__(self) -> str:
@@ -160,48 +159,18 @@ class WebSocketManager:
         own `security` find; else `user_id`, as the application says. Pages of other websites are refused.
 
         Raises Refused when the client is not let in: Starlette and FastAPI then end its socket with the right code, so
-        an endpoint need not catch it. Raises InvalidUserId, InvalidTopicName and UsageError before the socket is
-        accepted; whatever the server raises when the client has gone meanwhile.
+        an endpoint need not catch it. That includes a user id or topics that cannot be used, since these may come from
+        the address (`BadRequest`, 4506). Values of the wrong type are mistakes of the endpoint: InvalidUserId,
+        InvalidTopicName, ConfigurationError and UsageError, before the socket is accepted. Also raises whatever the
+        server raises when the client has gone meanwhile.
         """
-        if subprotocol == protocol.V1:
-            raise UsageError(f"{protocol.V1} takes more than a connection: call serve(), which speaks it")
-        return await self._connect(
-            websocket, user_id, identity=identity, topics=topics, accept=accept, subprotocol=subprotocol
-        )
-
-    async def _connect(
-        self,
-        websocket: WebSocket,
-        user_id: str | None,
-        *,
-        identity: Identity | None,
-        topics: Iterable[str],
-        accept: bool = True,
-        subprotocol: str | None,
-        v1: bool = False,
-    ) -> Connection:
-        if user_id is not None:
-            user_id = check_user_id(user_id)
-        if identity is not None and not isinstance(identity, Identity):
-            raise ConfigurationError(f"identity= takes an antiphon.Identity, not {type(identity).__name__}")
-        if identity is not None and user_id is not None and user_id != identity.user_id:
-            raise UsageError(f"user_id={user_id!r} is not the identity's, {identity.user_id!r}: give only one of them")
-        if isinstance(topics, str):
-            raise ConfigurationError(f"topics={topics!r} is one text: give a list of topics, as in [{topics!r}]")
-        wanted = [check_topic(topic) for topic in dict.fromkeys(topics)]
-        limit = self._options.limits.topics_per_connection
-        if len(wanted) > limit:
-            raise UsageError(f"{len(wanted)} topics, the limit of a connection is {limit}")
-        if websocket in self._roster:
-            raise UsageError("this socket is connected already")
+        wanted = check_call(user_id, identity=identity, topics=topics, subprotocol=subprotocol)
         return await self._admitting().enter(
-            websocket, user_id, wanted, identity=identity, accept=accept, subprotocol=subprotocol, v1=v1
+            websocket, user_id, wanted, identity=identity, accept=accept, subprotocol=subprotocol
         )
 
     def _admitting(self) -> Admission:
-        self._attach()
-        assert self._admission is not None
-        return self._admission
+        return self._here().admission
 
     def disconnect(self, websocket: WebSocket) -> None:
         """Forget a socket; nothing that is published afterwards reaches it. Idempotent; does not close the socket.
@@ -248,6 +217,7 @@ class WebSocketManager:
         identity: Identity | None = None,
         topics: Iterable[str] = (),
         subprotocol: str | None = None,
+        on_connect: OnConnect | None = None,
         on_message: OnMessage | None = None,
         on_close: OnClose | None = None,
         heartbeat: Heartbeat = "none",
@@ -259,6 +229,10 @@ class WebSocketManager:
         (`Limits`). A handler that raises is logged and counted, and the connection goes on. Raises what `connect`
         raises.
 
+        `on_connect(connection)` is awaited once the socket hears everything, and before the first message of the client
+        is read: the place for a greeting, by `send_personal_message`. What is published meanwhile may come before it.
+        What it raises ends the socket, and goes on to the endpoint: a `Refused` with its code.
+
         A client that offers the subprotocol `antiphon.v1` is spoken to in that protocol, unless `subprotocol` names
         another; its messages reach `on_message` as those of all others, and may be any JSON. `heartbeat="earlier"`
         answers `{"type":"ping"}` of all others, and sends `{"type":"heartbeat"}` after 30 s with nothing received.
@@ -269,22 +243,26 @@ class WebSocketManager:
         is called in either case once the connection is no longer counted, and must not block; what it raises is logged
         and counted in `handler_errors`.
         """
-        refusal = None
+        stay = self._here()
         if subprotocol is None:
             offered = websocket.scope.get("subprotocols") or ()
             subprotocol, refusal = protocol.choose_subprotocol(offered, speaks_v1=True)
-        if refusal is not None:
-            await websocket.accept(subprotocol=subprotocol)
-            await websocket.close(int(refusal), "this server speaks antiphon.v1")
-            return
+            if refusal is not None:
+                await stay.admission.refuse_version(websocket)
         v1 = subprotocol == protocol.V1
-        connection = await self._connect(
-            websocket, user_id, identity=identity, topics=topics, subprotocol=subprotocol, v1=v1
+        wanted = check_call(user_id, identity=identity, topics=topics)
+        connection = await stay.admission.enter(
+            websocket, user_id, wanted, identity=identity, subprotocol=subprotocol, v1=v1
         )
-        assert self._conversations is not None
+        if on_connect is not None:
+            try:
+                await on_connect(connection)
+            except BaseException:
+                self.disconnect(websocket)
+                raise
         session = self._sessions.open(
             connection,
-            self._conversations,
+            stay.conversations,
             on_message=on_message,
             on_close=on_close,
             heartbeat=heartbeat,
@@ -303,23 +281,12 @@ class WebSocketManager:
         InvalidTopicName; and UsageError above `Limits.topics_per_connection`.
         """
         topic = check_topic(topic)
-        connection, admission = self._roster.find(websocket), self._admitting()
+        connection, stay = self._roster.find(websocket), self._here()
         if connection is None:
             return
-        if not await admission.may_hear(connection, topic):
+        if not await stay.admission.may_hear(connection, topic):
             raise Forbidden(f"topic {topic!r}")
-        await self._subscribe(connection, topic)
-
-    async def _subscribe(self, connection: Connection, topic: str) -> None:
-        """The same for a topic that it may hear."""
-        if self._roster.find(connection) is None:
-            return
-        attachment, limit = self._attach(), self._options.limits.topics_per_connection
-        if topic not in connection.topics and len(connection.topics) >= limit:
-            raise UsageError(f"the limit is {limit} topics a connection")
-        if self._hub.subscribe(connection, topic):
-            attachment.listen(topic)
-        await attachment.heard(topic)
+        await stay.subscribe(connection, topic)
 
     def unsubscribe(self, websocket: WebSocket | Connection, topic: str) -> None:
         """Let a socket hear a topic no longer. Idempotent."""
@@ -375,7 +342,7 @@ class WebSocketManager:
                     await attachment.lanes.room()
                 return receipt
         # An endpoint that says goodbye after `stop` must not connect to the broker again.
-        attachment = None if self._stopped and not self._closed else self._attach()
+        attachment = None if self._stopped and not self._closed else self._here().attachment
         publication = new_publication(
             message,
             sender=attachment.relay.replica if attachment is not None else "stopped",
@@ -462,7 +429,7 @@ class WebSocketManager:
         return await attachment.has_user(user_id, timeout_s=timeout_s)
 
     async def _first_dial(self) -> Attachment:
-        attachment = self._attach()
+        attachment = self._here().attachment
         await attachment.relay.first_dial()
         return attachment
 
@@ -479,59 +446,16 @@ class WebSocketManager:
 
     def stats(self) -> ManagerStats:
         """A snapshot of this manager and of its broker link."""
-        counters, hub = self._hub.counters, self._hub
-        return ManagerStats(
-            channel=self.channel,
-            state=self.state,
-            connections=len(hub),
-            users=hub.user_count,
-            topics=len(hub.topics),
-            published=counters.published,
-            published_cluster=counters.published_cluster,
-            published_local=counters.published_local,
-            publish_failed=counters.publish_failed,
-            delivered=counters.delivered,
-            filtered=counters.filtered,
-            filter_errors=counters.filter_errors,
-            handler_errors=counters.handler_errors,
-            expired=counters.expired,
-            connects=counters.connects,
-            disconnects=counters.disconnects,
-            lost=dict(counters.lost),
-            dropped_slow=dict(counters.dropped_slow),
-            link=self._attachment.relay.stats() if self._attachment is not None else None,
-        )
+        return stats_of(self._hub, state=self.state, attachment=self._attachment)
 
     def vitals(self) -> Vitals:
         """What is measured beside the statistics; for metrics."""
-        attachment, inbound, cut = self._attachment, self._inbound, self._revocation_counters
-        ended = Counter(inbound.closed)
-        ended.update(cut.ended_by)
-        if cut.revoked:
-            ended[CloseCode.REVOKED.name] += cut.revoked
-        security = self._admission.security if self._admission is not None else self._options.security
-        clients, queued_bytes = attachment.lanes.waiting() if attachment is not None else (0, 0)
-        return Vitals(
-            draining=attachment is not None and not gate_is_open(attachment.loop),
-            received=inbound.received,
-            received_bytes=inbound.received_bytes,
-            sent_bytes=self._hub.counters.sent_bytes,
-            queued_bytes=queued_bytes,
-            queued_connections=clients,
-            backlog_bytes=attachment.lanes.backlog_bytes if attachment is not None else 0,
-            refused_connections=self._refused,
-            refused_messages=inbound.refused,
-            ended_connections=ended,
-            security=security.counters.refused,
-            history=attachment.relay.history if attachment is not None else None,
-            loop_lag=attachment.lag if attachment is not None else None,
-        )
+        security = self._stay.admission.security if self._stay is not None else self._options.security
+        return vitals_of(self._hub, self._tally, attachment=self._attachment, security=security)
 
     def health(self, *, red_when_degraded: bool = False) -> Health:
         """Whether this replica should get new clients, and how its link to the broker is."""
-        stats, vitals = self.stats(), self.vitals()
-        since_s = {} if stats.link is None or vitals.history is None else {stats.link.replica: vitals.history.since_s}
-        return health_of([stats], draining=vitals.draining, red_when_degraded=red_when_degraded, since_s=since_s)
+        return health_from(self.stats(), self.vitals(), red_when_degraded=red_when_degraded)
 
     async def start(self) -> None:
         """Connect to the broker now instead of at the first use; returns after the first attempt, in about a second.
@@ -543,136 +467,52 @@ class WebSocketManager:
     async def stop(self, *, code: int = CloseCode.GOING_AWAY, reason: str = "the server is shutting down") -> None:
         """Close all sockets of this manager, end its tasks and its broker connections; the next use starts it again.
 
-        Publications under way get up to `SendLimits.close_s` to be settled, and the sockets as much again to take what
-        is queued for them. What still waits in the outbox of the last manager of a broker is dropped and counted.
-        Raises WrongEventLoop on another loop than that of its use.
+        Publications under way get up to `SendLimits.close_s` to be settled, handlers that are at work on a message as
+        much again to end, and the sockets as much again to take what is queued for them. A handler that takes longer is
+        cancelled where the library reads the socket by itself, and goes on where it runs in an endpoint's coroutine.
+        What still waits in the outbox of the last manager of a broker is dropped and counted. Raises WrongEventLoop on
+        another loop than that of its use.
         """
-        attachment = self._attachment
-        if attachment is None:
+        stay = self._stay
+        if stay is None:
             return
-        if attachment.loop.is_closed():
-            self._leave_dead_loop()
+        is_here = stay.is_here_or_over(fix="end it there")
+        self._stay = self._attachment = None
+        if not is_here:
+            self._roster.clear()
             return
-        self._check_loop()
-        admission, self._admission = self._admission, None
-        assert admission is not None
-        self._attachment = None
-        if self._conversations is not None:
-            self._conversations.close()
         self._stopped = True
-        if self._closed:
-            admission.ended = ManagerClosed(f"the manager of channel {self.channel!r} was closed meanwhile")
-        else:
-            admission.ended = UsageError(f"the manager of channel {self.channel!r} was stopped meanwhile")
-        connections = self._hub.connections()
-        limit_s = self._options.send_limits.close_s
-        await attachment.finish(limit_s=limit_s)
-        for connection in connections:
-            self._roster.let_go(connection)
-            self._hub.remove(connection)
-            connection._transport.close(int(code), reason)
-        await self._sessions.finish(limit_s=limit_s)
-        await attachment.lanes.drain(limit_s=limit_s)
-        await admission.close()
-        await attachment.close()
+        await stay.end(is_closed=self._closed, code=int(code), reason=reason)
 
     async def close(self, *, code: int = CloseCode.GOING_AWAY, reason: str = "the server is shutting down") -> None:
         """`stop`, for good: every later use raises ManagerClosed. Idempotent."""
-        self._check_loop()
+        if self._stay is not None:
+            self._stay.is_here_or_over(fix="end it there")
         self._closed = True
         await self.stop(code=code, reason=reason)
 
-    # What a drain does.
-
-    @property
-    def _is_here(self) -> bool:
-        return self._attachment is not None and self._attachment.loop is asyncio.get_running_loop()
-
-    def _open_connections(self) -> list[Connection]:
-        return self._hub.connections()
-
-    def _expel(self, connection: Connection, *, code: int, reason: str) -> bool:
-        return self._roster.expel(connection, code=code, reason=reason)
-
-    async def _settle(self, *, limit_s: float) -> bool:
-        return self._attachment is None or await self._attachment.settle(limit_s=limit_s)
-
-    def _check_loop(self) -> None:
-        attachment = self._attachment
-        if attachment is None or attachment.loop.is_closed() or attachment.loop is asyncio.get_running_loop():
-            return
-        raise WrongEventLoop(f"the manager of channel {self.channel!r} is in use on another event loop: end it there")
-
-    def _attach(self) -> Attachment:
+    def _here(self) -> Stay:
+        """The stay on the running event loop, which begins with the first use there."""
         if self._closed:
             raise ManagerClosed(f"the manager of channel {self.channel!r} was closed: construct a new one")
-        attachment = self._attachment
-        loop = asyncio.get_running_loop()
-        if attachment is not None:
-            if attachment.loop is loop:
-                return attachment
-            if not attachment.loop.is_closed():
-                raise WrongEventLoop(
-                    f"the manager of channel {self.channel!r} is in use on another event loop: use one manager for "
-                    "each loop, or in tests `with TestClient(app) as client:`, which keeps to one loop"
-                )
-            self._leave_dead_loop()
+        stay = self._stay
+        if stay is not None:
+            if stay.is_here_or_over(fix=_ONE_LOOP):
+                return stay
+            self._roster.clear()  # the loop of the first use has ended, as between two tests
         self._stopped = False
-        self._attachment = Attachment(
-            self._hub,
-            broker=self._options.broker,
-            key=self._options.broker_key,
-            timings=self._options.timings,
-            outbox_limits=self._options.outbox_limits,
-            signer=self._options.signer,
-            store_for=self._options.store_for,
-        )
-        self._conversations = Conversations(
-            self._hub,
-            actions=Actions(
-                subscribe=self._subscribe,
-                unsubscribe=self.unsubscribe,
-                publish=lambda message, topic: self.broadcast(message, topic=topic),
-                may_hear=self._may_hear,
-            ),
-            limits=self._options.limits,
-            journal=self._journal,
-            state=lambda: self.state,
-            publishing=self._client_publishing,
-            counters=self._inbound,
-        )
-        self._admission = Admission(
+        stay = Stay(
             self._hub,
             self._roster,
-            self._attachment,
+            self._sessions,
             options=self._options,
-            revocation_counters=self._revocation_counters,
-            refused=self._refused,
-            drop_topic=self._take_topic,
+            journal=self._journal,
+            tally=self._tally,
+            state=lambda: self.state,
+            publish=lambda message, topic: self.broadcast(message, topic=topic),
+            publishing=self._client_publishing,
         )
-        return self._attachment
-
-    async def _may_hear(self, connection: Connection, topic: str) -> bool:
-        """Whether a client may have a topic that it asks for itself: only where the application says who may."""
-        admission = self._admitting()
-        if not admission.security.asks_about_topics:
-            self._journal.warning(
-                "authorize",
-                "a client asked for topic %r of channel %r, and nothing says who may hear what: "
-                "give Security(authorize=)",
-                topic,
-                self.channel,
-            )
-            return False
-        return await admission.may_hear(connection, topic)
-
-    def _take_topic(self, connection: Connection, topic: str) -> None:
-        """A re-check found that a connection may hear a topic no longer."""
-        self._roster.unsubscribe(connection, topic)
-        if self._conversations is not None:
-            self._conversations.topic_ended(connection, topic)
-
-    def _leave_dead_loop(self) -> None:
-        """The loop of the first use has ended, as between two tests."""
-        self._roster.clear()
-        self._attachment = None
+        self._stay, self._attachment = stay, stay.attachment
+        for told in on_first_use:
+            told()
+        return stay

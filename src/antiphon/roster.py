@@ -123,8 +123,10 @@ class Roster:
     def end(self, connection: Connection, refusal: Refused) -> None:
         """Let a connection hear nothing more, and close its socket with the code of the refusal.
 
-        What was published before and has not begun to leave is dropped: the client may not have it any more.
+        What was published before and has not begun to leave is dropped: the client may not have it any more. Nor is
+        anything taken of it that the server has received, and nobody has read yet.
         """
+        connection._is_cut = True
         self.expel(connection, code=refusal.close_code, reason=refusal.close_reason, discard=True)
 
     def expel(self, connection: Connection, *, code: int, reason: str, discard: bool = False) -> bool:

@@ -10,13 +10,16 @@ from starlette.applications import Starlette
 from antiphon.errors import MissingExtra
 from antiphon.transports.doors import AsgiApp, DoorMiddleware
 
-__all__ = ["DEFLATING_PROTOCOL", "PROTOCOL", "install", "run"]
+__all__ = ["DEFLATING_PROTOCOL", "PROTOCOL", "WS_MAX_SIZE", "install", "run"]
 
 PROTOCOL = "antiphon.transports.uvicorn:AntiphonProtocol"
 """What `uvicorn --ws` takes for the quickest way with the least memory."""
 
 DEFLATING_PROTOCOL = "antiphon.transports.uvicorn:DeflatingProtocol"
 """The same with permessage-deflate, for clients behind thin lines."""
+
+WS_MAX_SIZE = 1024 * 1024
+"""Bytes of one message that `run` and `antiphon dev` let clients send where the endpoint reads the socket itself."""
 
 StarletteApp = TypeVar("StarletteApp", bound=Starlette)
 
@@ -62,8 +65,10 @@ def run(app: AsgiApp | str, *, deflate: bool = False, **options: object) -> None
 
     `app` is the application, or `"module:name"` where `reload` or `workers` is used; `options` are those of
     `uvicorn.run` (`host`, `port`, `log_level` and so on). With `deflate`, clients that offer permessage-deflate get
-    compressed messages: less traffic for more time, the server's too for what they send. Raises MissingExtra when
-    uvicorn is not installed.
+    compressed messages: less traffic for more time, the server's too for what they send. A message of a client may have
+    1 MiB, where `serve` or `FirstMessage` does not allow less; `ws_max_size` says otherwise, and has to for a larger
+    `Limits.frame_bytes`. Raises MissingExtra when uvicorn is not installed, and ConfigurationError for a release of it
+    that this one does not know.
     """
     try:
         import uvicorn
@@ -71,4 +76,4 @@ def run(app: AsgiApp | str, *, deflate: bool = False, **options: object) -> None
     except ImportError as error:
         raise MissingExtra("antiphon.run needs uvicorn and websockets: pip install 'antiphon[uvicorn]'") from error
     protocol = DEFLATING_PROTOCOL if deflate else PROTOCOL
-    uvicorn.run(cast(Any, app), **cast("dict[str, Any]", {"ws": protocol, **options}))
+    uvicorn.run(cast(Any, app), **cast("dict[str, Any]", {"ws": protocol, "ws_max_size": WS_MAX_SIZE, **options}))

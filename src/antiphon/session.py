@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketState
 
@@ -14,8 +15,10 @@ from antiphon.conversation import Conversation, Conversations, Heartbeat, OnMess
 from antiphon.hub import Hub
 from antiphon.journal import Journal
 
-__all__ = ["OnClose", "OnMessage", "Session", "Sessions"]
+__all__ = ["OnClose", "OnConnect", "OnMessage", "Session", "Sessions"]
 
+OnConnect = Callable[[Connection], Awaitable[object]]
+"""Awaited with a connection that hears everything, before anything of its client is read."""
 OnClose = Callable[[Connection], object]
 """Called once with a connection that is no longer counted. Must not block; what it raises is logged and counted."""
 
@@ -30,7 +33,7 @@ _CUT = frozenset((CloseCode.NOT_SIGNED_IN, CloseCode.REVOKED, CloseCode.FORBIDDE
 class Sessions:
     """The sockets of one manager that are read here: what they have in common, and who is at work for them."""
 
-    __slots__ = ("at_work", "forget", "hub", "journal")
+    __slots__ = ("_quiet", "at_work", "forget", "hub", "in_endpoints", "journal")
 
     def __init__(self, hub: Hub, *, journal: Journal, forget: Callable[[Connection], object]) -> None:
         self.hub = hub
@@ -39,6 +42,9 @@ class Sessions:
         """Lets go of a connection whose client has gone."""
         self.at_work: set[asyncio.Task[None]] = set()
         """At most one for each adopted socket, while messages of its client wait."""
+        self.in_endpoints: set[asyncio.Task[Any] | None] = set()
+        """The tasks of endpoints whose `serve` is at work on a message."""
+        self._quiet: asyncio.Future[None] | None = None
 
     def open(
         self,
@@ -59,20 +65,38 @@ class Sessions:
         return Session(connection, conversation, sessions=self, on_close=on_close)
 
     async def finish(self, *, limit_s: float) -> None:
-        """Let the handlers of adopted sockets take the messages that have come in, once nothing more is read.
+        """Let handlers end: those of adopted sockets with all that has come in, the others with what they have begun.
 
-        What takes longer than `limit_s` is cancelled, and waited for as long again. May be called by a handler, for
-        which it does not wait.
+        What takes longer than `limit_s` is cancelled and waited for as long again where its task is the library's own;
+        what runs in an endpoint goes on there. May be called by a handler, for which it does not wait.
         """
         own = asyncio.current_task()
         tasks = [task for task in self.at_work if task is not own]
-        if not tasks:
+        endpoints = asyncio.ensure_future(self._endpoints_end(own)) if self.in_endpoints - {own} else None
+        everything = tasks if endpoints is None else [*tasks, endpoints]
+        if not everything:  # the usual case
             return
-        _, pending = await asyncio.wait(tasks, timeout=limit_s)
+        try:
+            _, pending = await asyncio.wait(everything, timeout=limit_s)
+        finally:
+            if endpoints is not None:
+                endpoints.cancel()
         for task in pending:
             task.cancel()
         if pending:
             await asyncio.wait(pending, timeout=limit_s)
+
+    async def _endpoints_end(self, own: asyncio.Task[Any] | None) -> None:
+        while self.in_endpoints - {own}:
+            self._quiet = self._quiet or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._quiet)
+
+    def end_in_endpoint(self, task: asyncio.Task[Any] | None) -> None:
+        """An endpoint's `serve` has done its work on a message."""
+        self.in_endpoints.discard(task)
+        quiet, self._quiet = self._quiet, None
+        if quiet is not None and not quiet.done():
+            quiet.set_result(None)
 
 
 class Session:
@@ -96,6 +120,7 @@ class Session:
     async def run(self, websocket: WebSocket) -> None:
         """Return when the client, or this replica, has closed the connection."""
         code: object = None
+        sessions, task = self._sessions, asyncio.current_task()
         try:
             while websocket.client_state is not WebSocketState.DISCONNECTED:
                 event = await websocket.receive()
@@ -104,7 +129,11 @@ class Session:
                     return
                 rest = self._conversation.take(event)
                 if rest is not None:
-                    await rest
+                    sessions.in_endpoints.add(task)
+                    try:
+                        await rest
+                    finally:
+                        sessions.end_in_endpoint(task)
         finally:
             self._end(code)
 

@@ -127,6 +127,33 @@ async def test_value_is_gone_when_its_time_is_over(replicas: Replicas) -> None:
     assert await replicas.one.take(key) == b"new"
 
 
+# -- notes -----------------------------------------------------------------------------------------------------------
+
+
+async def test_notes_are_read_by_everybody_as_often_as_they_like(replicas: Replicas) -> None:
+    one, two = replicas.key("one"), replicas.key("two")
+    await replicas.one.note(one, b"a\0\xff", at_s=1_700_000_000.25, ttl_s=LONG_S)
+    await replicas.two.note(one, b"b", at_s=1_700_000_000.5, ttl_s=LONG_S)
+    await replicas.two.note(one, b"b", at_s=1_700_000_000.5, ttl_s=LONG_S)
+    await replicas.one.note(two, b"c", at_s=1.0, ttl_s=LONG_S)
+    for _ in range(2):
+        assert sorted(await replicas.two.notes([one, two, replicas.key("none")])) == [b"a\0\xff", b"b", b"c"]
+    assert await replicas.one.notes([]) == []
+
+
+async def test_notes_are_the_latest_16_of_a_key_and_end_together(replicas: Replicas) -> None:
+    key = replicas.key("note")
+    for number in [*range(10, 30), 0]:
+        await replicas.one.note(key, b"%d" % number, at_s=float(number), ttl_s=LONG_S)
+    assert sorted(await replicas.two.notes([key])) == [b"%d" % number for number in range(14, 30)]
+    await replicas.one.note(key, b"30", at_s=30.0, ttl_s=0.05)
+
+    async def is_gone() -> bool:
+        return not await replicas.two.notes([key])
+
+    await eventually(is_gone)
+
+
 # -- places ----------------------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "binary",
     "close",
     "close_frame",
+    "connected",
     "frame",
     "pong",
     "raw_client",
@@ -228,9 +229,16 @@ async def raw_client(
 @asynccontextmanager
 async def unconnected_client(port: int) -> AsyncIterator[RawClient]:
     """A client that has said nothing yet."""
+    async with connected(port) as client:
+        yield RawClient(client)
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[socket.socket]:
+    """A socket that is connected to a server."""
     with socket.socket() as client:
         client.setblocking(False)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         async with asyncio.timeout(WAIT_S):
             await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
-        yield RawClient(client)
+        yield client

@@ -19,6 +19,7 @@ from antiphon.auth import (
     ClientGone,
     CookieSession,
     FirstMessage,
+    FirstMessageTooBig,
     Forbidden,
     Identity,
     NotSignedIn,
@@ -134,7 +135,7 @@ def test_only_a_refused_origin_is_always_told_before_the_upgrade() -> None:
 
 def test_every_refusal_has_a_kind_of_its_own_for_counters() -> None:
     kinds = [entry for entry in vars(auth).values() if isinstance(entry, type) and issubclass(entry, Refused)]
-    assert len({kind.kind for kind in kinds}) == len(kinds) == 10
+    assert len({kind.kind for kind in kinds}) == len(kinds) == 13
 
 
 def test_clients_come_back_after_what_passes_and_not_after_what_stays() -> None:
@@ -371,8 +372,6 @@ async def test_a_plain_request_has_no_first_message() -> None:
         "[" * 5000,
         "\ud800",
         auth_message("x" * 8193),
-        auth_message(padding="x" * (16 * 1024)),
-        '{"type":"auth","token":"good","padding":"' + "\N{PILE OF POO}" * (5 * 1024) + '"}',
     ],
 )
 async def test_another_first_message_is_refused(message: str) -> None:
@@ -383,6 +382,22 @@ async def test_another_first_message_is_refused(message: str) -> None:
     assert refused.value.code == CloseCode.NOT_SIGNED_IN
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        auth_message(padding="x" * (16 * 1024)),
+        '{"type":"auth","token":"good","padding":"' + "\N{PILE OF POO}" * (5 * 1024) + '"}',
+    ],
+    ids=["characters", "bytes"],
+)
+async def test_a_first_message_above_the_limit_is_refused_at_once_with_a_code_of_its_own(message: str) -> None:
+    handshake = Handshake()
+    handshake.says(message)
+    with pytest.raises(FirstMessageTooBig) as refused:
+        await first(handshake, Store(good=TOM))
+    assert refused.value.code == CloseCode.TOO_BIG
+
+
 async def test_the_limit_of_the_first_message_is_in_bytes() -> None:
     size = len(auth_message())
     for limit_bytes, content in ((size, auth_message()), (size - 1, auth_message())):
@@ -391,7 +406,7 @@ async def test_the_limit_of_the_first_message_is_in_bytes() -> None:
         if limit_bytes == size:
             assert await first(handshake, Store(good=TOM), limit_bytes=limit_bytes) == TOM
         else:
-            with pytest.raises(NotSignedIn, match="more than"):
+            with pytest.raises(FirstMessageTooBig, match="more than"):
                 await first(handshake, Store(good=TOM), limit_bytes=limit_bytes)
 
 

@@ -108,13 +108,15 @@ async def test_every_socket_is_asked_to_come_back_and_the_closes_are_spread_over
     browsers = await crowd(manager, 150)
     await manager.subscribe(browsers[0].websocket, "t")
     began, closed_at = loop.time(), []
-    expel = manager._expel
+    stay = manager._stay
+    assert stay is not None
+    expel = stay.expel
 
     def noting(connection: Connection, *, code: int, reason: str) -> bool:
         closed_at.append(loop.time() - began)
         return expel(connection, code=code, reason=reason)
 
-    manager._expel = noting  # type: ignore[method-assign]
+    stay.expel = noting  # type: ignore[method-assign]
     report = await drain(manager).run()
     assert (report.closed, report.settled) == (150, True)
     assert report == DrainReport(150, report.seconds, True)
@@ -132,13 +134,15 @@ async def test_sockets_are_not_closed_in_the_order_in_which_they_came() -> None:
     manager = WebSocketManager("c")
     await crowd(manager, 50)
     order: list[str] = []
-    expel = manager._expel
+    stay = manager._stay
+    assert stay is not None
+    expel = stay.expel
 
     def noting(connection: Connection, *, code: int, reason: str) -> bool:
         order.append(connection.id)
         return expel(connection, code=code, reason=reason)
 
-    manager._expel = noting  # type: ignore[method-assign]
+    stay.expel = noting  # type: ignore[method-assign]
     came = [connection.id for connection in manager._hub.connections()]
     await drain(manager).run()
     assert sorted(order) == sorted(came)
@@ -261,14 +265,16 @@ async def test_a_socket_that_cannot_be_closed_keeps_the_others_from_nothing(capl
     manager = WebSocketManager("c")
     browsers = await crowd(manager, 5)
     bad = manager._hub.connections()[2]
-    expel = manager._expel
+    stay = manager._stay
+    assert stay is not None
+    expel = stay.expel
 
     def failing(connection: Connection, *, code: int, reason: str) -> bool:
         if connection is bad:
             raise ZeroDivisionError
         return expel(connection, code=code, reason=reason)
 
-    manager._expel = failing  # type: ignore[method-assign]
+    stay.expel = failing  # type: ignore[method-assign]
     with caplog.at_level(logging.INFO, "antiphon"):
         assert (await drain(manager).run()).closed == 4
     assert sum(browser.close_code == 1012 for browser in browsers) == 4

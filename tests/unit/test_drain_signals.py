@@ -172,7 +172,7 @@ async def test_a_drain_that_the_hook_began_is_waited_for_and_one_that_is_over_is
 async def test_the_server_ends_all_the_same_when_draining_fails(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken() -> list[object]:
+    def broken() -> list[WebSocketManager]:
         raise ZeroDivisionError
 
     Drain(managers=broken)

@@ -15,13 +15,17 @@ from collections.abc import Awaitable, Callable
 import pytest
 import redis
 
+from antiphon.auth import Identity, Revoked
 from antiphon.brokers.memory import MemoryBroker, MemoryServer
 from antiphon.codes import Reason, State
+from antiphon.connection import Connection
 from antiphon.dev.broker_server import BrokerServer
 from antiphon.errors import ConfigurationError, ManagerClosed, NotConnected, UsageError, WrongEventLoop
 from antiphon.manager import WebSocketManager
 from antiphon.outbox import OutboxLimits
+from antiphon.security import Security
 from antiphon.settings import Timings
+from antiphon.tickets import Tickets
 from antiphon.transports.base import SendLimits
 from tests.unit.browsers import Browser, Fleet, nothing_left, settle, until
 
@@ -546,3 +550,60 @@ async def test_connect_is_refused_when_the_manager_was_stopped_meanwhile() -> No
         with pytest.raises(UsageError):
             await connecting
         assert (manager.get_connection_count(), manager.stats().topics) == (0, 0)
+
+
+async def test_a_ticket_from_before_a_revocation_is_refused_by_a_manager_that_nobody_used_then(
+    server: BrokerServer,
+) -> None:
+    used, unused = (WebSocketManager("c", url=server.url, timings=timings) for timings in (None, Timings(linger_s=4)))
+    tickets = Tickets(server.url)
+
+    async def enter(ticket: str) -> Connection:
+        browser = Browser()
+        browser.websocket.scope["query_string"] = f"ticket={ticket}".encode()
+        security = Security(authenticators=[tickets], refusal_s=0)
+        return await unused.connect(browser.websocket, identity=await security(browser.websocket))
+
+    early, other = [await tickets.issue(Identity(user_id=user, session_id="s")) for user in ("42", "7")]
+    assert (await used.disconnect_user("42")).complete
+    later = await tickets.issue(Identity(user_id="42", session_id="s2"))
+    with pytest.raises(Revoked):
+        await enter(early)
+    for ticket in (other, later):
+        assert (await enter(ticket)).identity is not None
+    assert unused.vitals().refused_connections == {"revoked": 1}
+    for owner in (used, unused, tickets):
+        await owner.close()
+
+
+async def test_what_waits_for_a_first_use_is_told_of_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("antiphon.manager.on_first_use", [lambda: told.append("used")])
+    manager = WebSocketManager("c")
+    assert told == []
+    await manager.broadcast("x")
+    await manager.broadcast("x")
+    assert told == ["used"]
+    await manager.close()
+
+
+def test_a_loop_that_goes_on_in_another_thread_is_noticed_where_that_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As from Python 3.12 on."""
+    monkeypatch.setattr("antiphon.attachment._ASKS_QUICKLY", True)
+    manager, first = WebSocketManager("c"), asyncio.new_event_loop()
+    assert first.run_until_complete(manager.broadcast("x")).scope == "local"
+    is_running = threading.Event()
+    first.call_soon(is_running.set)
+    thread = threading.Thread(target=first.run_forever)
+    thread.start()
+    try:
+        assert is_running.wait(30)
+        with pytest.raises(WrongEventLoop):
+            asyncio.run(manager.broadcast("y"))
+    finally:
+        asyncio.run_coroutine_threadsafe(manager.close(), first).result(30)
+        first.call_soon_threadsafe(first.stop)
+        thread.join(30)
+        first.close()

@@ -93,6 +93,15 @@ def full(channel: str = "chat", *, number: int = 1, history: LinkHistory | None 
         refused_messages={"too_fast": 7},
         ended_connections={"TOO_FAST": 6},
         security=SECURITY,
+        security_errors={"authenticator": 2, "authorize": 1},
+        security_timeouts=1,
+        denied_topics=4,
+        recheck_errors={"timeout": 3},
+        forgotten_revocations=1,
+        unnoted_revocations=2,
+        unchecked_connections=3,
+        unshared_connections=12,
+        quota_outages=1,
         history=history if history is not None else LinkHistory(State.UP),
         loop_lag=LoopLag(),
     )
@@ -135,6 +144,15 @@ def test_values_are_those_of_the_counters() -> None:
     assert of(samples, "antiphon_ended_connections_total", channel="chat", reason="TOO_FAST") == 6
     assert of(samples, "antiphon_sent_bytes_total", channel="chat") == 9_000
     assert of(samples, "antiphon_draining", channel="chat") == 1
+    assert of(samples, "antiphon_security_errors_total", reason="authenticator") == 2
+    assert of(samples, "antiphon_security_timeouts_total") == 1
+    assert of(samples, "antiphon_denied_topics_total") == 4
+    assert of(samples, "antiphon_recheck_errors_total", channel="chat", reason="timeout") == 3
+    assert of(samples, "antiphon_forgotten_revocations_total", channel="chat") == 1
+    assert of(samples, "antiphon_unnoted_revocations_total", channel="chat") == 2
+    assert of(samples, "antiphon_unchecked_connections_total", channel="chat") == 3
+    assert of(samples, "antiphon_unshared_connections_total", channel="chat") == 12
+    assert of(samples, "antiphon_quota_outages_total", channel="chat") == 1
     broker = "redis://h:6379/0"
     assert of(samples, "antiphon_relay_state", broker=broker, state="up") == 1
     assert of(samples, "antiphon_relay_state", broker=broker, state="degraded") == 0
@@ -149,6 +167,8 @@ def test_managers_of_one_channel_and_links_to_one_broker_are_added_up_and_a_shar
     assert of(samples, "antiphon_connections", channel="a") == 200
     assert of(samples, "antiphon_draining", channel="a") == 1
     assert of(samples, "antiphon_refused_handshakes_total", reason="origin") == 3
+    assert of(samples, "antiphon_security_errors_total", reason="authenticator") == 2
+    assert of(samples, "antiphon_unshared_connections_total", channel="a") == 24
     assert of(samples, "antiphon_relay_received_total", broker="redis://h:6379/0") == 22
     assert of(samples, "antiphon_relay_replicas", broker="redis://h:6379/0") == 3
     assert of(samples, "antiphon_relay_state", broker="redis://h:6379/0", state="up") == 1

@@ -51,6 +51,14 @@ class FaultyStore:
         await self._ask()
         return await self._store.take(key)
 
+    async def note(self, key: str, entry: bytes, *, at_s: float, ttl_s: float) -> None:
+        await self._ask()
+        await self._store.note(key, entry, at_s=at_s, ttl_s=ttl_s)
+
+    async def notes(self, keys: Collection[str]) -> list[bytes]:
+        await self._ask()
+        return await self._store.notes(keys)
+
     async def beat(self, owner: str, *, ttl_s: float) -> bool:
         await self._ask()
         return await self._store.beat(owner, ttl_s=ttl_s)

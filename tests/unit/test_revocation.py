@@ -6,7 +6,8 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,11 +21,12 @@ from antiphon.codes import State
 from antiphon.connection import Connection
 from antiphon.errors import ConfigurationError, InvalidUserId
 from antiphon.hub import Hub
+from antiphon.journal import Journal
 from antiphon.presence import Census
 from antiphon.publication import new_publication
 from antiphon.relay import Relay
 from antiphon.relays import LocalRelay
-from antiphon.revocation import Disconnected, Rechecks, RevocationCounters, Revocations, identity_of
+from antiphon.revocation import Disconnected, Entrant, Notes, Rechecks, RevocationCounters, Revocations, identity_of
 from antiphon.security import Security
 from antiphon.tickets import Tickets
 from antiphon.topics import CONTROL_ROUTE
@@ -127,7 +129,7 @@ class Replica:
     ) -> Connection:
         """Registered first, checked again second, and only then within reach of messages."""
         identity = None if guest else Identity(user_id=user, session_id=session)
-        with self.revocations.entering(user, identity) as entrant:
+        with entering(self.revocations, user, identity) as entrant:
             await self.relay.heard("c")
             if identity is not None:
                 identity = await self.rechecks.confirm(identity)
@@ -191,6 +193,16 @@ class Fleet:
         await self.all_are(State.UP)
 
 
+@contextmanager
+def entering(revocations: Revocations, user_id: str | None, identity: Identity | None) -> Iterator[Entrant]:
+    """As `Admission` does it."""
+    entrant = revocations.register(user_id, identity)
+    try:
+        yield entrant
+    finally:
+        revocations.unregister(entrant)
+
+
 class Clock:
     def __init__(self) -> None:
         self.now_s = 1_000.0
@@ -213,7 +225,7 @@ class Entering:
 
     def is_refused(self, user: str | None, session: str | None, *, at_s: float | None) -> bool:
         identity = Identity(user_id=user, session_id=session)._proved_by(None, at_s=at_s)
-        with self._revocations.entering(user, identity) as entrant:
+        with entering(self._revocations, user, identity) as entrant:
             try:
                 self._revocations.check(entrant)
             except Revoked:
@@ -366,60 +378,60 @@ async def test_revocation_reaches_who_is_just_connecting_when_the_database_still
 async def test_identity_that_was_proved_before_a_revocation_is_refused_after_it() -> None:
     clock = Clock()
     revocations = alone(clock)
-    entering = Entering(revocations, clock)
+    trial = Entering(revocations, clock)
     early = clock.now_s
     clock.now_s += 1.0
     await revocations.disconnect_user("42", except_=["own"])
     await revocations.disconnect_session("s9")
     clock.now_s += 1.0
 
-    assert entering.is_refused("42", "s1", at_s=early)
-    assert entering.is_refused("42", None, at_s=early)
-    assert entering.is_refused("7", "s9", at_s=early)
-    assert entering.is_refused(None, "s9", at_s=early)
-    assert not entering.is_refused("42", "own", at_s=early)
-    assert not entering.is_refused("7", "s1", at_s=early)
-    assert not entering.is_refused("42", "s1", at_s=clock.now_s)
-    assert not entering.is_refused("7", "s9", at_s=clock.now_s)
-    assert not entering.is_refused("42", "s1", at_s=None)  # nobody knows how old it is
+    assert trial.is_refused("42", "s1", at_s=early)
+    assert trial.is_refused("42", None, at_s=early)
+    assert trial.is_refused("7", "s9", at_s=early)
+    assert trial.is_refused(None, "s9", at_s=early)
+    assert not trial.is_refused("42", "own", at_s=early)
+    assert not trial.is_refused("7", "s1", at_s=early)
+    assert not trial.is_refused("42", "s1", at_s=clock.now_s)
+    assert not trial.is_refused("7", "s9", at_s=clock.now_s)
+    assert not trial.is_refused("42", "s1", at_s=None)  # nobody knows how old it is
     assert revocations.counters.entering == 4
     clock.now_s += 32.0
-    assert entering.is_refused("42", "s1", at_s=early)
+    assert trial.is_refused("42", "s1", at_s=early)
     clock.now_s += 3.0
-    assert not entering.is_refused("42", "s1", at_s=early)  # no ticket is good for so long
+    assert not trial.is_refused("42", "s1", at_s=early)  # no ticket is good for so long
     assert len(revocations._recent) == 0
 
 
 async def test_later_revocation_with_other_exceptions_does_not_undo_an_earlier_one() -> None:
     clock = Clock()
     revocations = alone(clock)
-    entering = Entering(revocations, clock)
+    trial = Entering(revocations, clock)
     early = clock.now_s
     for except_ in ["a"], ["b"], ["a", "b"]:
         clock.now_s += 1.0
         await revocations.disconnect_user("42", except_=except_)
-    assert entering.is_refused("42", "a", at_s=early)
-    assert entering.is_refused("42", "b", at_s=early)
-    assert not entering.is_refused("42", "a", at_s=early + 2.5)
-    assert not entering.is_refused("42", "b", at_s=early + 2.5)
-    assert entering.is_refused("42", "c", at_s=early + 2.5)
+    assert trial.is_refused("42", "a", at_s=early)
+    assert trial.is_refused("42", "b", at_s=early)
+    assert not trial.is_refused("42", "a", at_s=early + 2.5)
+    assert not trial.is_refused("42", "b", at_s=early + 2.5)
+    assert trial.is_refused("42", "c", at_s=early + 2.5)
 
 
 async def test_revocations_that_are_remembered_are_bounded_and_counted_when_they_are_forgotten() -> None:
     clock = Clock()
     revocations = alone(clock)
-    entering = Entering(revocations, clock)
+    trial = Entering(revocations, clock)
     early = clock.now_s
     for number in range(10_100):
         revocations._cut({"user": str(number), "except": []})
     assert len(revocations._recent) == 10_000
     assert revocations.counters.forgotten == 100
-    assert entering.is_refused("10099", "s1", at_s=early)
-    assert not entering.is_refused("99", "s1", at_s=early)
+    assert trial.is_refused("10099", "s1", at_s=early)
+    assert not trial.is_refused("99", "s1", at_s=early)
     for number in range(200):
         revocations._cut({"user": "42", "except": [f"{number}-{other}" for other in range(1_000)]})
     assert len(revocations._recent) <= 10_000
-    assert entering.is_refused("42", "s1", at_s=early)
+    assert trial.is_refused("42", "s1", at_s=early)
     for _ in range(1_000):
         clock.now_s += 36.0
         revocations._cut({"user": "42", "except": []})
@@ -432,14 +444,14 @@ async def test_one_who_is_identified_late_is_within_reach_since_it_was_registere
     await revocations.disconnect_user("42")
     for identity in Identity(user_id="42"), Identity(user_id="42", session_id="s1"), None:
         clock.now_s += 1.0
-        with revocations.entering(None, None) as entrant:
+        with entering(revocations, None, None) as entrant:
             entrant.user_id, entrant.identity = "42", identity
             revocations.check(entrant)
         clock.now_s -= 1.5  # a clock that is set back hides nothing, and condemns nobody
-        with revocations.entering(None, None) as entrant:
+        with entering(revocations, None, None) as entrant:
             entrant.user_id, entrant.identity = "42", identity
             revocations.check(entrant)
-        with revocations.entering(None, None) as entrant:
+        with entering(revocations, None, None) as entrant:
             clock.now_s += 1.0
             await revocations.disconnect_user("42")
             entrant.user_id, entrant.identity = "42", identity
@@ -451,7 +463,7 @@ async def test_one_who_is_identified_late_is_within_reach_since_it_was_registere
 async def test_revocation_reaches_one_without_a_proof_between_register_and_the_hub(identity: Identity | None) -> None:
     async with Fleet(2) as fleet:
         here, there = fleet.replicas
-        with here.revocations.entering("42", identity) as entrant:
+        with entering(here.revocations, "42", identity) as entrant:
             here.revocations.check(entrant)
             if identity is not None and identity.session_id is not None:
                 await there.revocations.disconnect_session("s1")
@@ -473,7 +485,7 @@ async def test_ticket_from_before_a_revocation_lets_nobody_in_after_it() -> None
         for replica, ticket, refused in (here, early[0], 1), (there, early[1], 1), (here, other, 0), (there, later, 0):
             identity = await tickets.authenticate(handshake(ticket))
             assert identity is not None
-            with replica.revocations.entering(identity.user_id, identity) as entrant:
+            with entering(replica.revocations, identity.user_id, identity) as entrant:
                 assert entrant.revoked is bool(refused)
 
 
@@ -988,3 +1000,99 @@ async def test_rechecks_understand_what_security_answers() -> None:
     with pytest.raises(SessionExpired):
         await rechecks.confirm(Identity(user_id="42", expires_at_s=1.0))
     await rechecks.close()
+
+
+# -- replicas that were not there -------------------------------------------------------------------------------------
+
+
+class Late:
+    """A replica that nobody used when somebody was revoked, and one that was asked to revoke."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.clock = Clock()
+        self.counters = RevocationCounters()
+        notes = Notes(store, scope="c", counters=self.counters, journal=Journal())
+        census = Census(LocalRelay())
+        self.asked = Revocations(Hub("c"), census, end=lambda *_: None, notes=notes, clock=self.clock)
+        self.other = Revocations(
+            Hub("c"), Census(LocalRelay()), end=lambda *_: None, notes=notes, counters=self.counters, clock=self.clock
+        )
+
+    async def is_refused(self, user: str | None, session: str | None, *, at_s: float | None) -> bool:
+        identity = Identity(user_id=user, session_id=session)._proved_by(None, at_s=at_s)
+        with entering(self.other, user, identity) as entrant:
+            await self.other.look_up(entrant)
+            try:
+                self.other.check(entrant)
+            except Revoked:
+                return True
+            return False
+
+
+async def test_a_replica_that_was_not_there_refuses_who_proved_it_before_the_revocation() -> None:
+    late = Late(MemoryStore())
+    early = late.clock.now_s - 10
+    assert not await late.is_refused("42", "s1", at_s=early)
+    await late.asked.disconnect_user("42", except_=["own"])
+    await late.asked.disconnect_session("s9")
+
+    assert await late.is_refused("42", "s1", at_s=early)
+    assert await late.is_refused("42", None, at_s=late.clock.now_s)
+    assert await late.is_refused("7", "s9", at_s=early)
+    assert not await late.is_refused("42", "own", at_s=early)
+    assert not await late.is_refused("7", "s1", at_s=early)
+    assert not await late.is_refused("42", "s1", at_s=late.clock.now_s + 1)
+    assert not await late.is_refused("42", "s1", at_s=None)
+
+
+async def test_a_later_revocation_with_exceptions_takes_nothing_back_of_an_earlier_one() -> None:
+    late = Late(MemoryStore())
+    early = late.clock.now_s - 10
+    await late.asked.disconnect_user("42")
+    late.clock.now_s += 1
+    await late.asked.disconnect_user("42", except_=["s1"])
+    assert await late.is_refused("42", "s1", at_s=early)
+
+
+async def test_clients_are_let_in_and_counted_when_the_notes_cannot_be_written_or_read() -> None:
+    store = MemoryStore()
+    late = Late(store)
+    await store.close()
+    assert await late.asked.disconnect_user("42") == Disconnected(0, 1, True)
+    assert not await late.is_refused("42", "s1", at_s=1.0)
+    assert (late.counters.unnoted, late.counters.unchecked) == (1, 1)
+
+
+async def test_who_can_be_asked_about_again_costs_no_look_at_the_notes() -> None:
+    store = MemoryStore()
+    late = Late(store)
+    await store.close()
+
+    async def again() -> Identity:
+        raise AssertionError("nobody asks")
+
+    identity = Identity(user_id="42")._proved_by(again, at_s=1.0)
+    for who in (identity, Identity(user_id="42"), None):
+        with entering(late.other, "42", who) as entrant:
+            await late.other.look_up(entrant)
+            late.other.check(entrant)
+    assert late.counters.unchecked == 0
+
+
+async def test_notes_hold_no_user_and_no_session() -> None:
+    store = MemoryStore()
+    await Late(store).asked.disconnect_user("canary-user", except_=["canary-session"])
+    content = repr(vars(store))
+    assert len(store) == 1
+    assert "canary" not in content
+
+
+@pytest.mark.parametrize(
+    "entry", [b"", b"7", b"{}", b'{"at":"x","except":[]}', b'{"at":true,"except":[]}', b'{"at":9e9}']
+)
+async def test_a_note_that_nobody_of_ours_wrote_refuses_nobody(entry: bytes) -> None:
+    store = MemoryStore()
+    late = Late(store)
+    notes = Notes(store, scope="c", counters=RevocationCounters(), journal=Journal())
+    await store.note(notes._key("user", "42"), entry, at_s=1.0, ttl_s=35)
+    assert not await late.is_refused("42", None, at_s=1.0)

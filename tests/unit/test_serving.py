@@ -71,11 +71,11 @@ def test_run_serves_with_the_quick_protocol(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("uvicorn.run", lambda app, **options: calls.append((app, options)))
     antiphon.run("app:app", port=0, log_level="warning")
     antiphon.run("app:app", deflate=True)
-    antiphon.run("app:app", ws="auto")
+    antiphon.run("app:app", ws="auto", ws_max_size=4096)
     assert calls == [
-        ("app:app", {"ws": PROTOCOL, "port": 0, "log_level": "warning"}),
-        ("app:app", {"ws": DEFLATING_PROTOCOL}),
-        ("app:app", {"ws": "auto"}),
+        ("app:app", {"ws": PROTOCOL, "ws_max_size": 1024 * 1024, "port": 0, "log_level": "warning"}),
+        ("app:app", {"ws": DEFLATING_PROTOCOL, "ws_max_size": 1024 * 1024}),
+        ("app:app", {"ws": "auto", "ws_max_size": 4096}),
     ]
 
 

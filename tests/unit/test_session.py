@@ -10,17 +10,19 @@ from typing import NoReturn
 
 import pytest
 
+from antiphon.auth import BadRequest, Revoked, UnsupportedVersion
 from antiphon.codes import State
 from antiphon.connection import Connection
-from antiphon.conversation import Actions, Conversations
+from antiphon.conversation import Actions, ClientPublishing, Conversations
 from antiphon.errors import InvalidUserId
 from antiphon.hub import Hub
 from antiphon.journal import Journal
 from antiphon.limits import Limits
 from antiphon.manager import WebSocketManager
+from antiphon.roster import Roster
 from antiphon.session import MOST_WAITING, WAITING, OnClose, Sessions
 from antiphon.transports.asgi import AsgiLane
-from antiphon.transports.base import Receiver
+from antiphon.transports.base import Receiver, SendLimits
 from antiphon.wire.frames import Frame, Policy
 from tests.unit.browsers import Browser, nothing_left, settle, until
 
@@ -90,9 +92,19 @@ async def test_serve_connects_the_socket_and_lets_go_of_it_when_the_client_leave
 async def test_serve_refuses_what_connect_refuses(manager: WebSocketManager) -> None:
     browser = Browser()
     with pytest.raises(InvalidUserId):
-        await manager.serve(browser.websocket, "")
+        await manager.serve(browser.websocket, 42)  # type: ignore[arg-type]  # the mistake
 
     assert browser.events == []
+    with pytest.raises(BadRequest):
+        await manager.serve(browser.websocket, "")
+    assert browser.accepted is not None
+    newer = Browser()
+    newer.websocket.scope["subprotocols"] = ["antiphon.v2", "antiphon.v3"]
+    with pytest.raises(UnsupportedVersion):
+        await manager.serve(newer.websocket)
+    assert newer.accepted is not None
+    assert newer.accepted["subprotocol"] == "antiphon.v2"
+    assert manager.vitals().refused_connections == {"bad_request": 1, "version": 1}
 
 
 async def test_the_handler_gets_each_message_decoded_and_the_connection(manager: WebSocketManager) -> None:
@@ -286,6 +298,109 @@ async def test_a_message_that_comes_after_the_end_is_not_handled(manager: WebSoc
     await serving
 
     assert notes == [1]
+
+
+async def test_nothing_that_a_client_sent_reaches_the_handler_once_it_is_cut_off(manager: WebSocketManager) -> None:
+    got, leave = [], asyncio.Event()
+
+    async def on_message(connection: Connection, message: object) -> None:
+        got.append(said(message))
+        await leave.wait()
+
+    async with served(manager, on_message, "42") as browser:
+        for number in range(3):
+            browser.says(n(number))
+        await until(lambda: got == [0])
+        assert (await manager.disconnect_user("42")).connections == 1
+        browser.says(n(3))  # a server hands over what it has received, and what still comes
+        leave.set()
+        await settle()
+    assert got == [0]
+
+
+async def test_a_client_that_is_cut_off_while_the_rule_is_asked_publishes_nothing() -> None:
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def may_publish(connection: Connection, topic: str) -> bool:
+        asked.set()
+        await answers.wait()
+        return True
+
+    publishing = ClientPublishing(may_publish=may_publish, fields={"text"})
+    manager, browser = WebSocketManager("c", client_publishing=publishing), Browser()
+    browser.websocket.scope["subprotocols"] = ["antiphon.v1"]
+    serving = asyncio.create_task(manager.serve(browser.websocket, "42"))
+    browser.says(json.dumps({"type": "publish", "topic": "t", "message": {"text": "x"}, "ref": 1}))
+    await asked.wait()
+    await manager.disconnect_user("42")
+    answers.set()
+    await settle()
+    assert manager.stats().published == 0
+    browser.leaves()
+    await serving
+    await manager.close()
+
+
+async def test_stop_waits_for_the_handler_that_an_endpoint_runs() -> None:
+    manager, browser = WebSocketManager("c"), Browser()
+    began, leave, ended = asyncio.Event(), asyncio.Event(), []
+
+    async def on_message(connection: Connection, message: object) -> None:
+        began.set()
+        await leave.wait()
+        ended.append(said(message))
+
+    serving = asyncio.create_task(manager.serve(browser.websocket, on_message=on_message))
+    browser.says(n(1))
+    await began.wait()
+    stopping = asyncio.create_task(manager.stop())
+    await until(lambda: browser.close_code is not None)
+    await settle()
+    assert not stopping.done()
+    leave.set()
+    await stopping
+    assert ended == [1]
+    browser.leaves()
+    await serving
+
+
+async def test_stop_waits_no_longer_than_its_limit_and_leaves_the_handler_to_its_endpoint() -> None:
+    manager, browser = WebSocketManager("c", send_limits=SendLimits(close_s=2.0)), Browser()
+    loop = asyncio.get_running_loop()
+    began, leave, ended = asyncio.Event(), asyncio.Event(), []
+
+    async def on_message(connection: Connection, message: object) -> None:
+        began.set()
+        await leave.wait()
+        ended.append(said(message))
+
+    serving = asyncio.create_task(manager.serve(browser.websocket, on_message=on_message))
+    browser.says(n(1))
+    await began.wait()
+    before = loop.time()
+    await manager.stop()
+    assert 2.0 <= loop.time() - before < 4.5
+    leave.set()
+    browser.leaves()
+    await serving
+    assert ended == [1]
+
+
+async def test_stop_does_not_wait_for_the_endpoint_whose_handler_calls_it() -> None:
+    manager, browser, loop = WebSocketManager("c"), Browser(), asyncio.get_running_loop()
+    took: list[float] = []
+
+    async def on_message(connection: Connection, message: object) -> None:
+        before = loop.time()
+        await manager.stop()
+        took.append(loop.time() - before)
+
+    serving = asyncio.create_task(manager.serve(browser.websocket, on_message=on_message))
+    browser.says(n(1))
+    await until(lambda: bool(took))
+    assert took[0] < 0.5
+    browser.leaves()
+    await serving
 
 
 # Adopted sockets: called with each event instead of reading.
@@ -532,6 +647,21 @@ async def test_finish_does_not_wait_for_the_handler_that_calls_it() -> None:
     adopted.says(n(1))
     await until(lambda: notes == [1])
     await until(lambda: not adopted.sessions.at_work)
+
+
+async def test_message_that_was_read_before_its_client_was_cut_off_is_not_handled_after_it() -> None:
+    got: list[object] = []
+
+    async def on_message(connection: Connection, message: object) -> None:
+        got.append(said(message))
+
+    adopted = Adopted(on_message)
+    adopted.says(n(1))  # its handler begins in the next turn of the loop
+    Roster(adopted.hub).end(adopted.connection, Revoked())
+    adopted.says(n(2))
+    await settle()
+    assert got == []
+    adopted.leaves(4502)
 
 
 async def test_binary_from_an_adopted_socket_is_refused_behind_what_came_before() -> None:

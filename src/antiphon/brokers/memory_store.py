@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
-from antiphon.brokers.store import Lease
+from antiphon.brokers.store import NOTES_LIMIT, Lease
 from antiphon.codes import Reason
 from antiphon.errors import BrokerRefused, BrokerUnavailable
 
@@ -25,6 +25,8 @@ class MemoryStore:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._values: dict[str, tuple[bytes, float]] = {}
+        self._notes: dict[str, dict[bytes, float]] = {}
+        self._note_ends: dict[str, float] = {}
         self._owners: dict[str, float] = {}
         self._places: dict[str, set[Lease]] = {}
         self._ends: dict[str, float] = {}
@@ -56,6 +58,22 @@ class MemoryStore:
         value = self._value(key)
         self._values.pop(key, None)
         return value
+
+    async def note(self, key: str, entry: bytes, *, at_s: float, ttl_s: float) -> None:
+        """Add an entry to the notes at a key."""
+        self._check()
+        entries = self._notes.setdefault(key, {}) if self._note_ends.get(key, 0.0) > self._clock() else {}
+        self._notes[key] = entries
+        self._note_ends[key] = self._clock() + ttl_s
+        entries[entry] = at_s
+        while len(entries) > NOTES_LIMIT:
+            del entries[min(entries, key=entries.__getitem__)]
+
+    async def notes(self, keys: Collection[str]) -> list[bytes]:
+        """All entries at these keys."""
+        self._check()
+        now = self._clock()
+        return [entry for key in keys if self._note_ends.get(key, 0.0) > now for entry in self._notes[key]]
 
     async def beat(self, owner: str, *, ttl_s: float) -> bool:
         """The owner lives for `ttl_s` from now; False when it did not before."""
@@ -106,14 +124,14 @@ class MemoryStore:
     async def close(self) -> None:
         """Forget everything. Idempotent."""
         self._closed = True
-        for content in (self._values, self._owners, self._places, self._ends):
+        for content in (self._values, self._notes, self._note_ends, self._owners, self._places, self._ends):
             content.clear()
 
     def __len__(self) -> int:
         """Keys and owners that are kept, what has expired left out."""
         self._sweep_at = 0.0
         self._sweep()
-        return len(self._values) + len(self._owners) + len(self._places)
+        return len(self._values) + len(self._notes) + len(self._owners) + len(self._places)
 
     def _check(self) -> None:
         if self._closed:
@@ -145,5 +163,7 @@ class MemoryStore:
         self._sweep_at = now + 1.0
         for key in [key for key, (_, ends) in self._values.items() if ends <= now]:
             del self._values[key]
+        for key in [key for key, ends in self._note_ends.items() if ends <= now]:
+            del self._notes[key], self._note_ends[key]
         for key in [key for key, ends in self._ends.items() if ends <= now]:
             del self._places[key], self._ends[key]

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Collection, Iterable, Mapping
 
 from antiphon.brokers._redis import parse_address
 from antiphon.brokers._redis_asking import Asking, Words, failed
-from antiphon.brokers.store import Lease
+from antiphon.brokers.store import NOTES_LIMIT, Lease
 from antiphon.codes import Reason
 from antiphon.errors import AntiphonError, BrokerTimeout, BrokerUnavailable, ConfigurationError, WrongEventLoop
 
@@ -61,6 +61,26 @@ class RedisStore:
         # GETDEL would be enough; Redis has it from 6.2 on.
         value, _ = await self._here().ask_whole([(b"GET", _once(key)), (b"DEL", _once(key))])
         return value if isinstance(value, bytes) else None
+
+    # -- notes ---------------------------------------------------------------------------------------------------
+
+    async def note(self, key: str, entry: bytes, *, at_s: float, ttl_s: float) -> None:
+        """Add an entry to the notes at a key, in one round trip."""
+        name = _note(key)
+        await self._here().ask_whole(
+            [
+                (b"ZADD", name, b"%r" % at_s, entry),
+                (b"ZREMRANGEBYRANK", name, b"0", b"%d" % (-NOTES_LIMIT - 1)),
+                (b"PEXPIRE", name, _ms(ttl_s)),
+            ]
+        )
+
+    async def notes(self, keys: Collection[str]) -> list[bytes]:
+        """All entries at these keys, in one round trip."""
+        if not keys:
+            return []
+        replies = await self._here().ask([(b"ZRANGE", _note(key), b"0", b"-1") for key in keys])
+        return [entry for reply in replies if isinstance(reply, list) for entry in reply if isinstance(entry, bytes)]
 
     # -- places --------------------------------------------------------------------------------------------------
 
@@ -206,6 +226,10 @@ class RedisStore:
 
 def _once(key: str) -> bytes:
     return f"antiphon:once:{key}".encode()
+
+
+def _note(key: str) -> bytes:
+    return f"antiphon:notes:{key}".encode()
 
 
 def _place(key: str) -> bytes:

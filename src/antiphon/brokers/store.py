@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
-__all__ = ["Lease", "Store"]
+__all__ = ["NOTES_LIMIT", "Lease", "Store"]
 
 Lease: TypeAlias = "tuple[str, str]"
 """A key, and the member that an owner holds there."""
 
 
+NOTES_LIMIT: Final = 16
+"""Entries that are kept at one key."""
+
+
 class Store(Protocol):
-    """Values that are taken once, and places of which there is a limited number.
+    """Values that are taken once, notes that everybody reads, and places of which there is a limited number.
 
     Every call ends within about a second: with BrokerUnavailable, BrokerTimeout (whether it was carried out is unknown)
     or BrokerRefused when the server does not do its part. The next call connects again. Keys, owners and members are
@@ -37,6 +41,17 @@ class Store(Protocol):
 
         A call that fails or is cancelled may have taken it all the same: then nobody has it.
         """
+        ...
+
+    async def note(self, key: str, entry: bytes, *, at_s: float, ttl_s: float) -> None:
+        """Add an entry to the notes at a key, which are kept for `ttl_s` from now.
+
+        Of more than 16 entries those with the highest `at_s` are kept. One that is there already stays there once.
+        """
+        ...
+
+    async def notes(self, keys: Collection[str]) -> list[bytes]:
+        """All entries that are kept at these keys."""
         ...
 
     async def beat(self, owner: str, *, ttl_s: float) -> bool:

@@ -95,10 +95,11 @@ class Conversation:
     def take(self, event: Mapping[str, object]) -> Rest | None:
         """Take one `websocket.receive` event. What is returned must be awaited (or closed) before the next is given.
 
-        Never raises for what a client sends; a handler that raises is logged and counted.
+        Never raises for what a client sends; a handler that raises is logged and counted. Nothing is taken of a client
+        that was cut off meanwhile: servers hand over what they have received before.
         """
         connection = self._connection
-        if connection is None:
+        if connection is None or connection._is_cut:
             return None
         every = self._all
         counters = every.counters
@@ -167,6 +168,8 @@ class Conversation:
     # -- what takes time -----------------------------------------------------------------------------------------
 
     async def _handle(self, on_message: OnMessage, connection: Connection, message: object) -> None:
+        if connection._is_cut:  # between the message and this turn of the loop
+            return
         self._busy = True
         try:
             await on_message(connection, message)
@@ -182,6 +185,9 @@ class Conversation:
 
     async def _at_work(self, connection: Connection, work: Coroutine[object, object, Frame], ref: int | None) -> None:
         """Do what a frame asks for, and send what it returns, or an error."""
+        if connection._is_cut:
+            work.close()
+            return
         self._busy = True
         try:
             connection._transport.send(await work)
@@ -226,7 +232,7 @@ class Conversation:
             )
         if not await self._allows(actions.may_hear, connection, topic):
             raise BadFrame(ErrorCode.FORBIDDEN, "this topic is not for you", ref=ref)
-        if self._connection is not None:
+        if self._connection is not None and not connection._is_cut:
             await actions.subscribe(connection, topic)
         return protocol.subscribed(topic, ref=ref)
 
@@ -235,6 +241,8 @@ class Conversation:
         topic, ref, publishing = frame.topic, frame.ref, every.publishing
         if publishing is None or not await self._allows(publishing.may_publish, connection, topic):
             raise BadFrame(ErrorCode.FORBIDDEN, "you may not publish on this topic", ref=ref)
+        if connection._is_cut:  # while the application was asked
+            raise BadFrame(ErrorCode.FORBIDDEN, "you are not here any more", ref=ref)
         try:
             receipt = await every.actions.publish(publishing.cleaned(frame.message, connection), topic)
         except MessageTooLarge as error:

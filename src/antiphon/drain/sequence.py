@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,7 +17,7 @@ from antiphon.drain.waves import moments, read_window, seconds, window_for
 from antiphon.health.gate import close_gate, open_gate
 from antiphon.health.operators import Operators
 from antiphon.journal import logger
-from antiphon.manager import managers_here
+from antiphon.manager import WebSocketManager, managers_here
 
 __all__ = ["Drain", "DrainReport", "Drainable"]
 
@@ -29,24 +29,23 @@ WAVE_S = 0.02
 """Two waves are at least so far apart."""
 
 
-@runtime_checkable
 class Drainable(Protocol):
-    """What a drain needs of a manager, beside that it asks `health.gate` before it takes a socket."""
+    """What a drain needs of a manager's stay on a loop, beside that it asks `health.gate` before it takes a socket."""
 
     @property
-    def _is_here(self) -> bool:
+    def is_here(self) -> bool:
         """Whether it is in use on the running event loop."""
         ...
 
-    def _open_connections(self) -> Sequence[Connection]:
+    def open_connections(self) -> Sequence[Connection]:
         """The connections at this moment."""
         ...
 
-    def _expel(self, connection: Connection, *, code: int, reason: str) -> bool:
+    def expel(self, connection: Connection, *, code: int, reason: str) -> bool:
         """Send what is queued for a connection, close it, and count it no longer. False when it was gone already."""
         ...
 
-    async def _settle(self, *, limit_s: float) -> bool:
+    async def settle(self, *, limit_s: float) -> bool:
         """Wait until every close frame has left, and the broker has taken every publication; False after the limit."""
         ...
 
@@ -85,7 +84,7 @@ class Drain:
         window_s: float | None = None,
         flush_s: float = FLUSH_S,
         token: str | None = None,
-        managers: Callable[[], Iterable[object]] = managers_here,
+        managers: Callable[[], Iterable[WebSocketManager]] = managers_here,
         rng: random.Random | None = None,
     ) -> None:
         self.window_s = read_window(window_s)
@@ -119,7 +118,7 @@ class Drain:
         if self._task is None:
             loop = asyncio.get_running_loop()
             close_gate(loop)
-            managers = [one for one in self._managers() if isinstance(one, Drainable) and one._is_here]
+            managers = [stay for one in self._managers() if (stay := one._stay) is not None and stay.is_here]
             self._task = loop.create_task(self._run(managers), name="antiphon-drain")
         return self._task
 
@@ -144,7 +143,7 @@ class Drain:
     async def _run(self, managers: Sequence[Drainable]) -> DrainReport:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        waiting = [(manager, connection) for manager in managers for connection in manager._open_connections()]
+        waiting = [(manager, connection) for manager in managers for connection in manager.open_connections()]
         window_s = window_for(len(waiting), longest_s=self.window_s)
         if waiting:
             logger.info("draining: %d sockets are closed within %.1f s; new ones are refused", len(waiting), window_s)
@@ -174,7 +173,7 @@ class Drain:
     @staticmethod
     def _close(manager: Drainable, connection: Connection) -> bool:
         try:
-            return manager._expel(connection, code=int(CloseCode.DRAINING), reason=REASON)
+            return manager.expel(connection, code=int(CloseCode.DRAINING), reason=REASON)
         except Exception as error:
             # A defect of ours: the others are sent away all the same, and the server closes this one.
             logger.warning("a socket could not be closed while draining", exc_info=error)
@@ -182,7 +181,7 @@ class Drain:
 
     async def _settle(self, managers: Sequence[Drainable]) -> bool:
         endings = await asyncio.gather(
-            *(manager._settle(limit_s=self.flush_s) for manager in managers), return_exceptions=True
+            *(manager.settle(limit_s=self.flush_s) for manager in managers), return_exceptions=True
         )
         for ending in endings:
             if isinstance(ending, BaseException):

@@ -38,6 +38,26 @@ class Vitals:
     """Sockets that were ended for what the client sent, did not send, or may do no longer, by the close code's name."""
     security: Mapping[str, int] | None = None
     """The counter itself of handshakes and requests that were refused, by kind; one may serve many managers."""
+    security_errors: Mapping[str, int] = field(default_factory=dict)
+    """Questions that nobody could answer, by whom was asked: `authenticator`, `authorize`, `recheck`. Counted with
+    `security`, as are the next two.
+    """
+    security_timeouts: int = 0
+    """Those of a handshake that took too long; they are among the errors too."""
+    denied_topics: int = 0
+    """Topics that `authorize` said no to, or raised for."""
+    recheck_errors: Mapping[str, int] = field(default_factory=dict)
+    """Questions of re-checks without an answer, whose connections were kept: `error`, `timeout`."""
+    forgotten_revocations: int = 0
+    """Revocations that this replica forgot before their time, because there were too many."""
+    unnoted_revocations: int = 0
+    """Revocations that replicas which were not in use at the time cannot know of."""
+    unchecked_connections: int = 0
+    """Sockets that were let in without a look at the revocations that this replica was not there to hear of."""
+    unshared_connections: int = 0
+    """Sockets that were let in by this replica's counts alone, because the store was away."""
+    quota_outages: int = 0
+    """Times that the store was lost."""
     history: LinkHistory | None = None
     """The past of the broker link; None where there is none."""
     loop_lag: LoopLag | None = None

@@ -46,7 +46,7 @@ FAMILIES: Mapping[str, Family] = {
         "Messages that one slow client misses because their policy says so; one that 100 clients miss counts 100.",
     ),
     "antiphon_refused_connections_total": Family(
-        "counter", ("channel", "reason"), "Sockets that were not let in: limits, revocations, draining."
+        "counter", ("channel", "reason"), "Sockets that were not let in: limits, bad requests, revocations, draining."
     ),
     "antiphon_refused_handshakes_total": Family(
         "counter", ("reason",), "Handshakes and requests that were not let in: no session, another origin."
@@ -55,6 +55,34 @@ FAMILIES: Mapping[str, Family] = {
         "counter",
         ("channel", "reason"),
         "Sockets that were ended for what the client sent, did not send, or may do no longer; by close code.",
+    ),
+    "antiphon_unshared_connections_total": Family(
+        "counter", _OF_CHANNEL, "Sockets that were let in by this replica's counts alone: the store was away."
+    ),
+    "antiphon_quota_outages_total": Family("counter", _OF_CHANNEL, "Times that the store of the counts was lost."),
+    # Who is it, and may they still.
+    "antiphon_security_errors_total": Family(
+        "counter",
+        ("reason",),
+        "Questions to the application that nobody could answer: authenticator, authorize, recheck.",
+    ),
+    "antiphon_security_timeouts_total": Family(
+        "counter", (), "Those of handshakes that took too long; they are among the errors too."
+    ),
+    "antiphon_denied_topics_total": Family("counter", (), "Topics that authorize said no to, or raised for."),
+    "antiphon_recheck_errors_total": Family(
+        "counter",
+        ("channel", "reason"),
+        "Questions of re-checks without an answer, error or timeout; the sockets were kept.",
+    ),
+    "antiphon_forgotten_revocations_total": Family(
+        "counter", _OF_CHANNEL, "Revocations that were forgotten before their time, because there were too many."
+    ),
+    "antiphon_unnoted_revocations_total": Family(
+        "counter", _OF_CHANNEL, "Revocations that a replica which nobody used at the time cannot know of."
+    ),
+    "antiphon_unchecked_connections_total": Family(
+        "counter", _OF_CHANNEL, "Sockets that were let in without a look at the notes of such revocations."
     ),
     # Messages.
     "antiphon_received_messages_total": Family(

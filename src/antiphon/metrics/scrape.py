@@ -85,10 +85,19 @@ class Scrape:
         self.reasons("antiphon_refused_connections_total", vitals.refused_connections, channel)
         self.reasons("antiphon_refused_messages_total", vitals.refused_messages, channel)
         self.reasons("antiphon_ended_connections_total", vitals.ended_connections, channel)
+        add("antiphon_unshared_connections_total", vitals.unshared_connections, channel)
+        add("antiphon_quota_outages_total", vitals.quota_outages, channel)
+        self.reasons("antiphon_recheck_errors_total", vitals.recheck_errors, channel)
+        add("antiphon_forgotten_revocations_total", vitals.forgotten_revocations, channel)
+        add("antiphon_unnoted_revocations_total", vitals.unnoted_revocations, channel)
+        add("antiphon_unchecked_connections_total", vitals.unchecked_connections, channel)
         security = vitals.security
         if security is not None and all(security is not one for one in self._securities):
             self._securities.append(security)
             self.reasons("antiphon_refused_handshakes_total", security)
+            self.reasons("antiphon_security_errors_total", vitals.security_errors)
+            add("antiphon_security_timeouts_total", vitals.security_timeouts)
+            add("antiphon_denied_topics_total", vitals.denied_topics)
         lag = vitals.loop_lag
         if lag is not None and all(lag is not one for one in self._lags):
             self._lags.append(lag)

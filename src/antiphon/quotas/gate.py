@@ -35,9 +35,10 @@ class Quotas:
         per_address: int | None = None,
         scope: str = "",
         timings: QuotaTimings | None = None,
+        counters: QuotaCounters | None = None,
         journal: Journal | None = None,
     ) -> None:
-        self.counters = QuotaCounters()
+        self.counters = counters if counters is not None else QuotaCounters()
         self._counts = Counts(per_user=per_user, per_address=per_address, scope=scope)
         self._held: dict[str, tuple[str, ...]] = {}
         self._places: Places | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from antiphon.revocation.commands import Disconnected, Entrant, Revocations
 from antiphon.revocation.ending import End, RevocationCounters, identity_of
+from antiphon.revocation.notes import Notes
 from antiphon.revocation.rechecks import Rechecks
 
-__all__ = ["Disconnected", "End", "Entrant", "Rechecks", "RevocationCounters", "Revocations", "identity_of"]
+__all__ = ["Disconnected", "End", "Entrant", "Notes", "Rechecks", "RevocationCounters", "Revocations", "identity_of"]

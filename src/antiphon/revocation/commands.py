@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -13,6 +13,7 @@ from antiphon.errors import ConfigurationError
 from antiphon.hub import Hub
 from antiphon.presence import Answerer, Answers
 from antiphon.revocation.ending import End, RevocationCounters, identity_of
+from antiphon.revocation.notes import AHEAD_S, Notes
 from antiphon.revocation.recent import RecentRevocations
 from antiphon.topics import check_user_id
 
@@ -69,10 +70,13 @@ class Revocations:
         census: Asking,
         *,
         end: End,
+        notes: Notes | None = None,
         counters: RevocationCounters | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.counters = counters if counters is not None else RevocationCounters()
+        self._notes = notes
+        self._clock = clock
         self._hub = hub
         self._census = census
         self._end = end
@@ -91,8 +95,8 @@ class Revocations:
 
         They are closed with code 4502, which tells clients not to come back. Change the database first: whoever
         connects at this moment is asked about there once more, so that nobody slips through. Who signed in, or got a
-        ticket, before this and connects within the next 35 s is refused by the replicas that answered. A None in
-        `except_` is left out.
+        ticket, before this and connects within the next 35 s is refused by the replicas that answered; who has a ticket
+        also by those that nobody uses yet, where there is a store that replicas share. A None in `except_` is left out.
 
         On this replica it is done when the first await returns; on the others when they have answered, or, where the
         result is not `complete`, at their next re-check. A replica that has answered delivers nothing more to them.
@@ -118,13 +122,26 @@ class Revocations:
         # Here at once, whatever the broker does or except_ holds; all others, and other managers of the channel here,
         # by the census.
         here = self._cut(question)
-        _check_exceptions(items, except_)
-        answers = await self._census.ask(self._hub.channel, question, timeout_s=timeout_s, about=_ABOUT)
+        noting = self._leave_note(whom, items)
+        try:
+            _check_exceptions(items, except_)
+            if noting is not None:  # first, so that whoever comes too late to be asked finds the note
+                await asyncio.wait({noting}, timeout=AHEAD_S)
+            answers = await self._census.ask(self._hub.channel, question, timeout_s=timeout_s, about=_ABOUT)
+        finally:
+            if noting is not None:
+                await noting
         cut = [answer.get("cut") for answer in answers.data]
         # An earlier release answers something else, and has cut nobody.
         known = [number for number in cut if type(number) is int and number >= 0]
         complete = answers.complete and len(known) == len(cut)
         return Disconnected(here + sum(known), answers.replicas, complete)
+
+    def _leave_note(self, whom: Mapping[str, object], items: list[object]) -> asyncio.Task[None] | None:
+        (kind, name), spared = next(iter(whom.items())), [item for item in items if isinstance(item, str)]
+        if self._notes is None or not isinstance(name, str):
+            return None
+        return self._notes.leave(kind, name, spared=spared[:_EXCEPTIONS], at_s=self._clock())
 
     def _answer(self, question: Mapping[str, object]) -> Mapping[str, object]:
         return {"cut": self._cut(question)}
@@ -169,14 +186,10 @@ class Revocations:
         """The client is in the hub now, or was not let in. Idempotent."""
         self._entrants.discard(entrant)
 
-    @contextlib.contextmanager
-    def entering(self, user_id: str | None, identity: Identity | None) -> Iterator[Entrant]:
-        """`register`, and `unregister` at the end of the block."""
-        entrant = self.register(user_id, identity)
-        try:
-            yield entrant
-        finally:
-            self.unregister(entrant)
+    async def look_up(self, entrant: Entrant) -> None:
+        """Ask the store about revocations that this replica was not there to hear of; `check` then knows."""
+        if self._notes is not None and await self._notes.reach(entrant.user_id, entrant.identity):
+            entrant.revoked = True
 
     def check(self, entrant: Entrant) -> None:
         """Raise Revoked for a client that was revoked while it connected, or after its identity was proved."""

@@ -26,6 +26,10 @@ class RevocationCounters:
     """Connections that were refused because they were revoked while they connected, or before, with an older proof."""
     forgotten: int = 0
     """Revocations that were forgotten before their time, since there were too many: see `RecentRevocations`."""
+    unnoted: int = 0
+    """Revocations that replicas which were not in use at the time cannot know of: the store did not take the note."""
+    unchecked: int = 0
+    """Connections that were let in without a look at those notes, because the store did not answer."""
     rechecks: int = 0
     """Rounds of re-checks."""
     questions: int = 0

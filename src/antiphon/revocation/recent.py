@@ -7,9 +7,9 @@ from typing import Final, TypeAlias
 
 from antiphon.auth import Identity
 
-__all__ = ["RecentRevocations"]
+__all__ = ["KEPT_S", "RecentRevocations"]
 
-_KEPT_S: Final = 35.0
+KEPT_S: Final = 35.0
 """Longer than a ticket waits for its use (30 s), and its handshake takes to get as far as here."""
 _ENTRIES: Final = 10_000
 
@@ -58,7 +58,7 @@ class RecentRevocations:
     def _expire(self, now_s: float) -> None:
         while self._last:
             oldest = next(iter(self._last))
-            if self._last[oldest][0] + _KEPT_S > now_s:
+            if self._last[oldest][0] + KEPT_S > now_s:
                 return
             self._discard(*oldest)
 

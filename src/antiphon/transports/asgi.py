@@ -335,7 +335,16 @@ class AsgiTransport:
             if self._queue is not None:
                 self._queue.clear()
         self._lane._queue(_Job((self,), _close_event(code, reason), 0, last=True))
-        self._deadline = self._lane._loop.call_later(self._limits.close_s, self._end, "closed")
+        self._deadline = self._lane._loop.call_later(self._limits.close_s, self._close_in_vain)
+
+    def _close_in_vain(self) -> None:
+        """The time for the close frame is over. Where the server holds nothing up, it was the event loop that stood still:
+        the frame has its turn soon, and nothing but the frame ends this socket.
+        """
+        if self._sending is None:
+            self._deadline = self._lane._loop.call_later(self._limits.close_s, self._close_in_vain)
+        else:
+            self._end("closed")
 
     def adopt(self, receiver: Receiver) -> bool:
         """Never: an ASGI server closes the socket when the application's coroutine ends."""

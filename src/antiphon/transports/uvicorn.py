@@ -33,6 +33,7 @@ from antiphon.transports.inbox import Inbox, Writable
 from antiphon.transports.parsers import FIN_TEXT, is_between_messages, whole_message
 from antiphon.transports.serverside import Common, Pending, common_to, known_addresses
 from antiphon.transports.uvicorn_door import DoorProtocol
+from antiphon.transports.uvicorn_known import check_uvicorn
 from antiphon.transports.uvicorn_reading import TURN_FRAMES
 from antiphon.wire.frames import DEFLATE_WINDOW_BITS, Frame
 
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from websockets.http11 import Request
 
 __all__ = ["AntiphonProtocol", "DeflatingProtocol"]
+
+check_uvicorn(WebSocketsSansIOProtocol)
 
 INBOX_BYTES = 64 * 1024
 """Received and not yet taken by the application, before reading stops."""
@@ -77,6 +80,7 @@ class AntiphonProtocol(DoorProtocol):
     """
 
     # What is not set here is as `Common` has it. What is rare, or for the handshake alone, goes into the dictionary.
+    # uvicorn's constructor is not called; `uvicorn_known` makes sure that it sets nothing else.
     __slots__ = (
         "_common",
         "_parser",
