@@ -10,12 +10,25 @@ from typing import Annotated, Any
 
 from fastapi import Depends
 from sqlalchemy import BigInteger, DateTime, Dialect, Integer, MetaData, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["BigId", "Database", "Model", "ReadSession", "UtcTime", "WriteSession", "database", "now", "open_database"]
+__all__ = [
+    "BigId",
+    "Database",
+    "Model",
+    "ReadSession",
+    "UtcTime",
+    "WriteSession",
+    "after_commit",
+    "database",
+    "insert",
+    "now",
+    "open_database",
+]
 
 BUSY_S = 10.0
 """How long a writer waits for SQLite's one write lock, which all replicas on the machine share."""
@@ -102,6 +115,12 @@ class Database:
 def after_commit(session: AsyncSession, act: AfterCommit) -> None:
     """Let this happen once the session's unit of work is committed; never, if it is rolled back."""
     session.info.setdefault("after_commit", []).append(act)
+
+
+def insert(session: AsyncSession, table: type[Model]) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`, in the session's dialect."""
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    return sqlite.insert(table) if is_sqlite else postgresql.insert(table)
 
 
 _open: Database | None = None

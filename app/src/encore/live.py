@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from antiphon import Limits, Receipt, Security, WebSocketManager
+from antiphon import Connection, Limits, Receipt, Security, WebSocketManager
 from encore.db import after_commit
+from encore.errors import BadRequest, SiteError
 
 __all__ = [
+    "Heartbeat",
+    "Ping",
+    "Pong",
+    "Problem",
     "Announcement",
     "ClientMessage",
     "ServerMessage",
@@ -21,6 +28,11 @@ __all__ = [
     "channels",
     "disconnect_session",
     "disconnect_user",
+    "read_message",
+    "tell",
+    "telling_problems",
+    "while_serving",
+    "working",
 ]
 
 log = logging.getLogger("encore.live")
@@ -28,7 +40,13 @@ log = logging.getLogger("encore.live")
 LIMITS = Limits(connections_per_user=10, frames_per_s=20, frames_burst=40, frame_bytes=16 * 1024)
 """Tighter than the library's: nobody types faster, and nobody has more tabs open."""
 
+RESTART_S = 1.0
+"""How long a task that failed waits before it is started again."""
+
+Work = Callable[[], Awaitable[None]]
+
 _channels: dict[str, WebSocketManager] = {}
+_works: list[Work] = []
 
 
 class ServerMessage(BaseModel):
@@ -47,6 +65,35 @@ class ClientMessage(BaseModel):
     type: str
 
 
+class Pong(ServerMessage):
+    """The answer to `ping`, on every socket."""
+
+    type: Literal["pong"] = "pong"
+
+
+class Heartbeat(ServerMessage):
+    """On every socket, when 30 s have passed with nothing received from the client."""
+
+    type: Literal["heartbeat"] = "heartbeat"
+
+
+class Problem(ServerMessage):
+    """On every socket: what the client sent was not understood, or may not be done. The socket stays open."""
+
+    type: Literal["error"] = "error"
+    code: str
+    message: str
+
+
+class Ping(ClientMessage):
+    """On every socket: answered with `pong`."""
+
+    type: Literal["ping"] = "ping"
+
+
+Said = TypeVar("Said", bound=ClientMessage)
+
+
 def channel(name: str, *, security: Security, limits: Limits = LIMITS) -> WebSocketManager:
     """The manager of one of the site's channels; called once for each, at import."""
     manager = _channels[name] = WebSocketManager(channel=name, security=security, limits=limits)
@@ -56,6 +103,34 @@ def channel(name: str, *, security: Security, limits: Limits = LIMITS) -> WebSoc
 def channels() -> dict[str, WebSocketManager]:
     """All channels by name."""
     return dict(_channels)
+
+
+def read_message(message: object, *kinds: type[Said]) -> Said:
+    """What a client said, as one of these classes, told by its `type`. Raises BadRequest, which says what is wrong."""
+    name = message.get("type") if isinstance(message, dict) else None
+    kind = next((kind for kind in kinds if kind.model_fields["type"].default == name), None)
+    if kind is None:
+        raise BadRequest(f"there is no message type {str(name)[:40]!r} here", code="unknown_type")
+    try:
+        return kind.model_validate(message)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "message"
+        raise BadRequest(f"{where}: {first['msg']}", code="bad_message") from error
+
+
+async def tell(manager: WebSocketManager, connection: Connection, message: ServerMessage) -> None:
+    """Send a message to one socket of this replica."""
+    await manager.send_personal_message(message.model_dump(mode="json"), connection)
+
+
+@asynccontextmanager
+async def telling_problems(manager: WebSocketManager, connection: Connection) -> AsyncIterator[None]:
+    """Around what a client's message asks for: what goes wrong for the client is said to it; the socket stays open."""
+    try:
+        yield
+    except SiteError as error:
+        await tell(manager, connection, Problem(code=error.code, message=error.detail))
 
 
 class Announcement:
@@ -117,3 +192,30 @@ async def _cut(end: Callable[[WebSocketManager], Awaitable[object]]) -> int:
         else:
             count += int(getattr(result, "connections", 0))
     return count
+
+
+def while_serving(work: Work) -> Work:
+    """Let this run for as long as the site serves; a decorator. What it raises is logged, and it is started again."""
+    _works.append(work)
+    return work
+
+
+@asynccontextmanager
+async def working() -> AsyncIterator[None]:
+    """Run what `while_serving` was told, until the block is left."""
+    tasks = [asyncio.create_task(_again_and_again(work), name=f"encore-{work.__module__}") for work in _works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _again_and_again(work: Work) -> None:
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("%s.%s failed; it is started again", work.__module__, getattr(work, "__name__", "work"))
+        await asyncio.sleep(RESTART_S)

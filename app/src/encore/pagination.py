@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Generic, TypeVar
 
@@ -48,10 +49,17 @@ def read_cursor(cursor: str | None, *types: type) -> Key | None:
     fits = isinstance(key, list) and len(key) == len(types)
     if not fits or any(type(part) is not wanted for part, wanted in zip(key, types, strict=True)):
         raise BadRequest("cursor= is not one of ours: take next_cursor of the page before", code="bad_cursor")
-    if any(isinstance(part, int) and abs(part) >= 2**63 for part in key):
+    if not all(map(_fits_a_column, key)):
         raise BadRequest("cursor= is not one of ours: take next_cursor of the page before", code="bad_cursor")
     assert isinstance(key, list)
     return key
+
+
+def _fits_a_column(part: int | float | str) -> bool:
+    """Whether a database takes it: the cursor may be made by anybody."""
+    if isinstance(part, str):
+        return part.isprintable()
+    return abs(part) < 2**63 if isinstance(part, int) else math.isfinite(part)
 
 
 def cut(

@@ -59,6 +59,11 @@ class Socket:
         self.received: list[Json] = []
         self._unread: list[Json] = []
 
+    @property
+    def close_reason(self) -> str:
+        """What the server gave as its reason for closing."""
+        return self._connection.close_reason or ""
+
     async def send(self, message: Json | str) -> None:
         await self._connection.send(message if isinstance(message, str) else json.dumps(message))
 
@@ -212,11 +217,21 @@ class Site:
         if self.broker is not None:
             environment["REDIS_URL"] = self.broker.url
         environment.update(self._environment)
-        command = [sys.executable, "-m", "encore", "serve", "--port", str(self.ports[replica])]
+        command = self.command(replica)
         with self.log_path(replica).open("ab") as log:
             process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         Guard.shared().watch(process.pid)
         self._processes[replica] = process
+
+    def command(self, replica: int) -> list[str]:
+        """How a replica is started; tests with endpoints of their own start something else."""
+        return [sys.executable, "-m", "encore", "serve", "--port", str(self.ports[replica])]
+
+    def pid(self, replica: int = 0) -> int:
+        """The process of a replica that runs."""
+        process = self._processes[replica]
+        assert process is not None, "this replica does not run"
+        return process.pid
 
     async def ready(self, replica: int) -> None:
         process = self._processes[replica]

@@ -1,1 +1,1 @@
-"""book requests of the site."""
+"""Book requests: listeners ask for audiobooks and books, creators answer."""

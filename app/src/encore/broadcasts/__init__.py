@@ -1,1 +1,1 @@
-"""broadcasts of the site."""
+"""Broadcasts: short announcements from the creators to everybody."""

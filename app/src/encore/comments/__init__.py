@@ -1,1 +1,1 @@
-"""comments of the site."""
+"""Track comments: what people say at a second of a track."""
