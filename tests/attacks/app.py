@@ -32,12 +32,15 @@ from antiphon import (
     WebSocketManager,
     refuse,
 )
+from antiphon.settings import Timings
 from tests.attacks import credentials
 
 LOOKUP_S = 0.1
 """How long the slow session table takes for a session that is in it."""
 REFUSAL_S = 0.4
 ALLOWED = "https://good.example"
+TIMINGS = Timings(linger_s=1.0)
+"""Topics that nobody hears any more are given back soon."""
 
 logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s: %(message)s")
 logging.getLogger("asyncio").setLevel(logging.INFO)
@@ -84,24 +87,31 @@ tickets = Tickets()
 sessions = CookieSession("session", find_session)
 site = WebSocketManager(
     channel="site",
+    timings=TIMINGS,
     security=Security(authenticators=[sessions, BearerToken(verify), tickets], authorize=may_hear),
     client_publishing=publishing,
 )
 listed = WebSocketManager(
     channel="listed",
+    timings=TIMINGS,
     security=Security(authenticators=[sessions], authorize=may_hear, allowed_origins=[ALLOWED]),
 )
 slow = WebSocketManager(
     channel="slow",
+    timings=TIMINGS,
     security=Security(
         authenticators=[CookieSession("session", find_session_slowly)], authorize=may_hear, refusal_s=REFUSAL_S
     ),
 )
 first = WebSocketManager(
-    channel="first", security=Security(authenticators=[FirstMessage(verify, timeout_s=1.0)], authorize=may_hear)
+    channel="first",
+    timings=TIMINGS,
+    security=Security(authenticators=[FirstMessage(verify, timeout_s=1.0)], authorize=may_hear),
 )
 first_default = WebSocketManager(
-    channel="first-default", security=Security(authenticators=[FirstMessage(verify)], authorize=may_hear)
+    channel="first-default",
+    timings=TIMINGS,
+    security=Security(authenticators=[FirstMessage(verify)], authorize=may_hear),
 )
 managers = {manager.channel: manager for manager in (site, listed, slow, first, first_default)}
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from tests.transports.raw_client import TEXT, Answer, RawClient, close_frame, frame, text
+from tests.transports.raw_client import TEXT, Answer, RawClient, close_frame, connected, frame, text
 from tests.transports.servers import HANDSHAKE, WAIT_S
 
 __all__ = [
@@ -95,11 +94,7 @@ class Client(RawClient):
 @asynccontextmanager
 async def opened(port: int) -> AsyncIterator[Client]:
     """A connection on which nothing was said."""
-    with socket.socket() as connection:
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        async with asyncio.timeout(WAIT_S):
-            await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+    async with connected(port) as connection:
         yield Client(connection)
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Self
 
 import pytest
 
 from tests.attacks.attacker import json_frame, json_of, new_topic, socket_of, subscribe
 from tests.attacks.credentials import cookie
-from tests.attacks.target import Target
+from tests.attacks.target import WAYS, Target, Way
 from tests.transports.raw_client import CONTINUATION, PING, PONG, TEXT, Answer, RawClient, close, frame
 
 TOO_FAST = 'antiphon_refused_messages_total{channel="site",reason="too_fast"}'
@@ -21,53 +22,74 @@ ENDED = 'antiphon_ended_connections_total{channel="site",reason="TOO_FAST"}'
 TINY = 6
 TINY_FRAMES = 1024 * 1024 // TINY
 OTHERS = 5
-QUIET_S = 1.5
-"""What half of the answers to others must come within, on whatever machine."""
-CPU_S = 3.0
-"""Of the server, for one attack; a quiet machine shows a tenth of it."""
+FACTOR = 2
+"""How much later the latest hundredth of the answers to others may be than in calm; three times that as a gate."""
+WAIT_S: dict[Way, float] = {"asgi": 10.0, "install": 2.0, "protocol": 2.0}
+"""And so much later at least, on whatever machine. A server's own way reads all that has come, before anybody else is
+heard: what a mebibyte of tiny frames costs it, others wait for.
+"""
+CPU_SHARE, CPU_SLACK_S = 0.3, 1.0
+"""What of a processor an attack may take from the server; three times that as a gate, and what a short one may cost."""
+
+Beside = Callable[[str], AbstractAsyncContextManager[None]]
 
 
 class Others:
     """Clients that say something now and then, and expect an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, site: Target) -> None:
         self.times_s: list[float] = []
-        self.done = asyncio.Event()
+        self._done = asyncio.Event()
+        self._behaving = [asyncio.create_task(self._behave(site, number)) for number in range(OTHERS)]
 
-    async def behave(self, site: Target, number: int) -> None:
+    async def _behave(self, site: Target, number: int) -> None:
         async with socket_of(site.port, cookie=cookie(f"other{number}"), v1=True) as client:
-            while not self.done.is_set():
+            while not self._done.is_set():
                 begun = time.monotonic()
                 await client.send(json_frame({"type": "ping", "ref": 7}))
                 assert json_of(await client.answer()) == {"type": "pong", "ref": 7}
                 self.times_s.append(time.monotonic() - begun)
                 await asyncio.sleep(0.02)
 
+    async def latest_s(self, count: int) -> float:
+        """How late the latest hundredth of the answers was, of those since the last time and at least `count`."""
+        while len(self.times_s) < count:
+            await asyncio.sleep(0.01)
+            assert not any(task.done() for task in self._behaving), [task for task in self._behaving if task.done()]
+        found, self.times_s = sorted(self.times_s), []
+        return found[int(0.99 * len(found))]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._done.set()
+        await asyncio.gather(*self._behaving)
+
+
+@pytest.fixture
+def beside(site: Target, targets: dict[Way, Target], figures: list[str]) -> Beside:
+    """`async with beside("an attack"):` others are served while the block runs, and the server spends little on it."""
+    return partial(beside_others, site, targets[WAYS[WAYS.index(site.way) - 1]], figures)
+
 
 @asynccontextmanager
-async def beside_others(site: Target, figures: list[str], attack: str) -> AsyncIterator[None]:
-    """Others are served while the block runs, and the server does not spend much on it."""
-    others = Others()
-    behaving = [asyncio.create_task(others.behave(site, number)) for number in range(OTHERS)]
-    while len(others.times_s) < 5 * OTHERS:
-        await asyncio.sleep(0.01)
-        assert not any(task.done() for task in behaving), [task for task in behaving if task.done()]
-    before, others.times_s = sorted(others.times_s), []
-    cpu_s, begun = site.cpu_s, time.monotonic()
-    yield
-    passed_s, cpu_s = time.monotonic() - begun, site.cpu_s - cpu_s
-    while len(others.times_s) < OTHERS:
-        await asyncio.sleep(0.01)
-    during = sorted(others.times_s)
-    others.done.set()
-    await asyncio.gather(*behaving)
-    quiet_s, median_s, worst_s = statistics.median(before), statistics.median(during), during[int(0.99 * len(during))]
+async def beside_others(site: Target, elsewhere: Target, figures: list[str], attack: str) -> AsyncIterator[None]:
+    """What those at another server see meanwhile is the machine's doing, and not the attack's."""
+    async with Others(site) as here, Others(elsewhere) as there:
+        calm_s, _ = [await others.latest_s(10 * OTHERS) for others in (here, there)]
+        cpu_s, begun = site.cpu_s, time.monotonic()
+        yield
+        passed_s, cpu_s = time.monotonic() - begun, site.cpu_s - cpu_s
+        latest_s, elsewhere_s = [await others.latest_s(2 * OTHERS) for others in (here, there)]
+    usual_s = max(calm_s, elsewhere_s)
+    gate_s = max(3 * FACTOR * usual_s, usual_s + WAIT_S[site.way])
     figures.append(
-        f"S20 {site.way}, {attack}: {cpu_s:.2f} s CPU in {passed_s:.2f} s; "
-        f"others: median {quiet_s * 1000:.1f} -> {median_s * 1000:.1f} ms, p99 {worst_s * 1000:.1f} ms"
+        f"S20 {site.way}, {attack}: {cpu_s:.2f} s CPU in {passed_s:.2f} s; others, p99: {latest_s * 1000:.1f} ms, "
+        f"without it {usual_s * 1000:.1f} (target {FACTOR} x, gate {gate_s * 1000:.0f} ms)"
     )
-    assert median_s < QUIET_S
-    assert cpu_s < CPU_S
+    assert latest_s <= gate_s
+    assert cpu_s <= 3 * CPU_SHARE * passed_s + CPU_SLACK_S
 
 
 async def flood(client: RawClient, parts: Iterable[bytes], *, per_s: float | None = None) -> Counter[str | Answer]:
@@ -95,10 +117,10 @@ async def flood(client: RawClient, parts: Iterable[bytes], *, per_s: float | Non
     return heard
 
 
-async def test_five_hundred_messages_a_second_are_refused_and_then_ended(site: Target, figures: list[str]) -> None:
+async def test_five_hundred_messages_a_second_are_refused_and_then_ended(site: Target, beside: Beside) -> None:
     before = await site.metrics()
     async with (
-        beside_others(site, figures, "500 messages/s"),
+        beside("500 messages/s"),
         socket_of(site.port, cookie=cookie("eve"), v1=True) as eve,
     ):
         messages = (json_frame({"type": "message", "message": {"n": n}}) for n in range(5000))
@@ -110,12 +132,13 @@ async def test_five_hundred_messages_a_second_are_refused_and_then_ended(site: T
     assert after[ENDED] - before.get(ENDED, 0) == 1
 
 
-async def test_a_thousand_subscribes_a_second_are_refused_and_then_ended(site: Target, figures: list[str]) -> None:
-    before, subscribes = await site.metrics(), site.subscribes()
+async def test_a_thousand_subscribes_a_second_are_refused_and_then_ended(site: Target, beside: Beside) -> None:
+    before = await site.metrics()
     async with (
-        beside_others(site, figures, "1,000 subscribes/s"),
+        beside("1,000 subscribes/s"),
         socket_of(site.port, cookie=cookie("eve"), v1=True) as eve,
     ):
+        subscribes = site.subscribes()
         heard = await flood(eve, (subscribe(new_topic(), ref=n) for n in range(10_000)), per_s=1000)
     after = await site.metrics()
     assert heard[close(4505)] == 1
@@ -125,13 +148,13 @@ async def test_a_thousand_subscribes_a_second_are_refused_and_then_ended(site: T
     assert after[ENDED] - before.get(ENDED, 0) == 1
 
 
-async def test_subscribing_and_unsubscribing_in_turn_costs_the_broker_little(site: Target, figures: list[str]) -> None:
+async def test_subscribing_and_unsubscribing_in_turn_costs_the_broker_little(site: Target, beside: Beside) -> None:
     """Each within the rate of messages, so that nothing but the rate of subscriptions holds it back."""
     topics = [new_topic() for _ in range(400)]
     pairs = (subscribe(topic) + json_frame({"type": "unsubscribe", "topic": topic}) for topic in topics)
     subscribes = site.subscribes()
     async with (
-        beside_others(site, figures, "subscribe and unsubscribe"),
+        beside("subscribe and unsubscribe"),
         socket_of(site.port, cookie=cookie("eve"), v1=True) as eve,
     ):
         heard = await flood(eve, pairs, per_s=500)
@@ -140,13 +163,13 @@ async def test_subscribing_and_unsubscribing_in_turn_costs_the_broker_little(sit
 
 
 @pytest.mark.parametrize("v1", [True, False])
-async def test_empty_messages_are_refused_and_then_ended(site: Target, figures: list[str], v1: bool) -> None:
+async def test_empty_messages_are_refused_and_then_ended(site: Target, beside: Beside, v1: bool) -> None:
     """A mebibyte of them."""
     before = await site.metrics()
     data = frame(TEXT) * TINY_FRAMES
     assert len(data) == TINY * TINY_FRAMES
     async with (
-        beside_others(site, figures, f"1 MiB of empty messages{', v1' if v1 else ''}"),
+        beside(f"1 MiB of empty messages{', v1' if v1 else ''}"),
         socket_of(site.port, cookie=cookie("eve"), v1=v1) as eve,
     ):
         heard = await flood(eve, [data])
@@ -167,9 +190,9 @@ CONTROL_FRAMES = {
 
 @pytest.mark.parametrize("name", CONTROL_FRAMES)
 @pytest.mark.parametrize("way", ["install", "protocol"])
-async def test_tiny_frames_below_the_messages_end_the_connection(site: Target, figures: list[str], name: str) -> None:
+async def test_tiny_frames_below_the_messages_end_the_connection(site: Target, beside: Beside, name: str) -> None:
     """Where the library reads the bytes. Elsewhere they are the server's, and never come here."""
-    async with beside_others(site, figures, name), socket_of(site.port, cookie=cookie("eve"), v1=True) as eve:
+    async with beside(name), socket_of(site.port, cookie=cookie("eve"), v1=True) as eve:
         heard = await flood(eve, CONTROL_FRAMES[name])
     assert heard[close(4505)] + heard[close(1009)] == 1
     assert heard["pong"] < 5000
@@ -177,8 +200,8 @@ async def test_tiny_frames_below_the_messages_end_the_connection(site: Target, f
 
 
 @pytest.mark.parametrize("way", ["asgi"])
-async def test_pings_that_the_server_answers_itself_hold_up_nobody(site: Target, figures: list[str]) -> None:
-    async with beside_others(site, figures, "10,000 pings"), socket_of(site.port, cookie=cookie("eve"), v1=True) as eve:
+async def test_pings_that_the_server_answers_itself_hold_up_nobody(site: Target, beside: Beside) -> None:
+    async with beside("10,000 pings"), socket_of(site.port, cookie=cookie("eve"), v1=True) as eve:
         sending = asyncio.create_task(eve.send(frame(PING, b"ping") * 10_000 + json_frame({"type": "ping", "ref": 1})))
         answers = [await eve.answer()]
         while answers[-1] is not None and answers[-1].kind == "pong":

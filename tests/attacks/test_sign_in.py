@@ -151,7 +151,7 @@ async def test_first_message_that_is_another_one_ends_the_connection(site: Targe
         found = await asyncio.gather(*map(sends, OTHER_MESSAGES.values()))
     codes = dict(zip(OTHER_MESSAGES, found, strict=True))
     # Where the library reads the bytes, it is not even taken in.
-    assert codes.pop("20 KiB") == [close(4501 if site.way == "asgi" else 1009)]
+    assert codes.pop("20 KiB") == [close(1009)]
     assert codes == {name: [close(4501)] for name in codes}
     assert grown[NOT_SIGNED_IN] >= len(codes)
 

@@ -1,6 +1,6 @@
 """The application under test, as a replica runs it: a manager, and a door through which the harness looks and acts.
 
-Started by `uvicorn --app-dir`, so it imports nothing of the harness. Options come from the environment: REPLICA,
+Started by `uvicorn --app-dir`, so it imports nothing of the harness. Options come from the environment: REPLICA, WAY,
 OUTBOX_MESSAGES, OUTBOX_BYTES, OUTBOX_AGE_S; the broker's address from ANTIPHON_BROKER_URL, as in any application.
 """
 
@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from antiphon import Connection, WebSocketManager
+from antiphon import Connection, WebSocketManager, install
 from antiphon.outbox import OutboxLimits
 
 logging.basicConfig(level=logging.INFO, format="%(created).3f %(levelname)s %(name)s: %(message)s")
@@ -179,7 +179,7 @@ async def ws(websocket: WebSocket) -> None:
         if isinstance(message, dict) and message.get("raise"):
             raises += 1
             raise ValueError("the application's own mistake")
-        await manager.send_personal_message({"echo": message}, websocket)
+        await manager.send_personal_message({"echo": message}, connection)
 
     topics = [topic for topic in websocket.query_params.get("topics", "").split(",") if topic]
     await manager.serve(websocket, websocket.query_params.get("user_id"), topics=topics, on_message=on_message)
@@ -265,3 +265,5 @@ app = Starlette(
     ],
     lifespan=lifespan,
 )
+if os.environ.get("WAY") == "install":
+    install(app)

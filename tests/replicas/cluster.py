@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
 import redis
@@ -15,7 +16,7 @@ from tests.replicas.checker import Verdict, Window, check
 from tests.replicas.client import Client, connect
 from tests.replicas.proxy import Proxy
 from tests.replicas.recorder import Listener, Recording, Send
-from tests.replicas.replica import Json, Replica, eventually
+from tests.replicas.replica import WAYS, Json, Replica, eventually
 
 __all__ = ["CHANNEL", "TOPICS", "Cluster", "Kind", "Load"]
 
@@ -31,6 +32,7 @@ SLACK = 3
 class Cluster:
     """Started by `start`, ended by `close`, whatever happened in between."""
 
+    replica_class: ClassVar[type[Replica]] = Replica
     _alive: ClassVar[dict[Cluster, None]] = {}
 
     def __init__(self, kind: Kind, *, arguments: Sequence[str] = ()) -> None:
@@ -68,8 +70,9 @@ class Cluster:
         return cluster
 
     def add(self, name: str, url: str | None, *, environment: Mapping[str, str] | None = None) -> Replica:
-        """Start one more replica, without waiting for it."""
-        replica = Replica(name, url, environment=environment)
+        """Start one more replica, without waiting for it. Unless told a WAY, they take all ways in turn."""
+        way = list(WAYS)[len(self.replicas) % len(WAYS)]
+        replica = self.replica_class(name, url, environment={"WAY": way, **(environment or {})})
         self.replicas.append(replica)
         replica.launch()
         return replica
@@ -102,6 +105,10 @@ class Cluster:
     def __getitem__(self, name: str) -> Replica:
         return next(replica for replica in self.replicas if replica.name == name)
 
+    def proxy(self, name: str) -> Proxy:
+        """What stands between this replica and the broker."""
+        return self.proxies[self.replicas.index(self[name])]
+
     def logs(self) -> str:
         """The end of every replica's log, for the report of a failure."""
         return "\n".join(f"--- {replica.name} ---\n{replica.log[-6000:]}" for replica in self.replicas)
@@ -111,14 +118,15 @@ class Cluster:
         await asyncio.gather(*(replica.until(state, timeout_s=timeout_s) for replica in self.running))
 
     async def until_complete(self, *, timeout_s: float = 30.0) -> None:
-        """Wait until all replicas are up and know of one another."""
-        running = self.running
-        for replica in running:
+        """Wait until all replicas are up and hear of one another."""
+        await self.until("up", timeout_s=timeout_s)
+        count = len(self.running)
+        for replica in self.running:
             await eventually(
-                replica.state,
-                lambda found: found["state"] == "up" and found["stats"]["link"]["replicas"] == len(running),
+                partial(replica.get, "/counts"),
+                lambda found: found["complete"] and found["replicas"] == count,
                 timeout_s=timeout_s,
-                what=f"{replica.name} being up with {len(running)} replicas",
+                what=f"{replica.name} hearing of {count} replicas",
             )
 
     @property

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from antiphon.dev.broker_server import BrokerServer
 from antiphon.errors import MissingExtra
 from tests.replicas.cluster import Cluster, Kind, Load
-from tests.replicas.least_privilege import acl_arguments, restricted_url
+from tests.replicas.least_privilege import acl_arguments, check_rights, restricted_url
 from tests.replicas.report import Report
 
 HERE = Path(__file__).parent
@@ -20,14 +18,14 @@ FIGURES = pytest.StashKey[Report]()
 
 
 class Clusters:
-    """Starts each kind of cluster once, and anew when a test has left it in disorder."""
+    """Starts each kind of cluster once, and anew when a test has left it in disorder.
 
-    def __init__(
-        self, *, arguments: Sequence[str] = (), url: Callable[[BrokerServer], str] = lambda broker: broker.url
-    ) -> None:
+    Replicas that reach the broker directly do so as the user with the least rights; behind proxies, as one with all.
+    """
+
+    def __init__(self, folder: Path) -> None:
         self._kept: dict[tuple[Kind, bool], Cluster] = {}
-        self._arguments = arguments
-        self._url = url
+        self._arguments = acl_arguments(folder)
 
     def get(self, kind: Kind, *, proxied: bool = False) -> Cluster:
         cluster = self._kept.get((kind, proxied))
@@ -37,14 +35,18 @@ class Clusters:
             cluster = None
         if cluster is None:
             with or_skipped():
-                cluster = self._kept[kind, proxied] = Cluster.start(
-                    kind, proxied=proxied, arguments=self._arguments, url=self._url
-                )
+                if proxied:
+                    cluster = Cluster.start(kind, proxied=True, names=[f"R{number}" for number in range(1, 6)])
+                else:
+                    cluster = Cluster.start(kind, arguments=self._arguments, url=restricted_url)
+            self._kept[kind, proxied] = cluster
         return cluster
 
-    def kept(self) -> list[Cluster]:
-        """Those that run."""
-        return list(self._kept.values())
+    def check_rights(self) -> None:
+        """Raise AssertionError if the restricted user was refused anything, or was not the one who asked."""
+        for (_, proxied), cluster in self._kept.items():
+            if not proxied and cluster.broker.is_running:
+                check_rights(cluster)
 
     def close(self) -> None:
         for cluster in self._kept.values():
@@ -66,12 +68,17 @@ def report(pytestconfig: pytest.Config) -> Report:
 
 
 @pytest.fixture(scope="session")
-def clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
-    clusters = Clusters()
-    if os.environ.get("ANTIPHON_TEST_ACL", "") not in ("", "0"):
-        clusters = Clusters(arguments=acl_arguments(tmp_path_factory.mktemp("acl")), url=restricted_url)
+def all_clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
+    clusters = Clusters(tmp_path_factory.mktemp("acl"))
     yield clusters
     clusters.close()
+
+
+@pytest.fixture
+def clusters(all_clusters: Clusters) -> Iterator[Clusters]:
+    """All kinds; what a test does must need no more rights at the broker than the sample gives."""
+    yield all_clusters
+    all_clusters.check_rights()
 
 
 @pytest.fixture
@@ -88,7 +95,7 @@ def cluster(clusters: Clusters, kind: Kind) -> Cluster:
 
 @pytest.fixture
 def proxied(clusters: Clusters, kind: Kind) -> Iterator[Cluster]:
-    """Three replicas, each behind a proxy of its own. The proxies are healed afterwards."""
+    """Five replicas, each behind a proxy of its own. The proxies are healed afterwards."""
     cluster = clusters.get(kind, proxied=True)
     yield cluster
     for proxy in cluster.proxies:

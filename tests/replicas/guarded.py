@@ -19,7 +19,6 @@ from typing import Any
 import redis.asyncio
 
 from antiphon.dev.broker_server import BrokerServer
-from antiphon.serving import PROTOCOL
 from tests.replicas.client import Client, connect
 from tests.replicas.cluster import CHANNEL, Cluster, Kind
 from tests.replicas.conftest import or_skipped
@@ -27,7 +26,6 @@ from tests.replicas.recorder import Listener
 from tests.replicas.replica import Replica, eventually
 
 __all__ = [
-    "WAYS",
     "Database",
     "GuardedCluster",
     "Program",
@@ -37,10 +35,6 @@ __all__ = [
     "send_queue_bytes",
     "start",
 ]
-
-ROOT = Path(__file__).parents[2]
-WAYS = {"asgi": "websockets-sansio", "install": "websockets-sansio", "protocol": PROTOCOL}
-"""Ways to the sockets, and what `uvicorn --ws` is told for each."""
 
 
 class Database:
@@ -78,22 +72,21 @@ class GuardedReplica(Replica):
     def server_options(self, environment: Mapping[str, str]) -> list[str]:
         ping_s = environment.get("PING_S", "20")
         return [
-            *("--ws", WAYS[environment.get("WAY", "protocol")]),
+            *super().server_options(environment),
             *("--ws-ping-interval", ping_s, "--ws-ping-timeout", ping_s, "--timeout-graceful-shutdown", "5"),
             # The address of the client is what this application finds, not what uvicorn makes of the header.
             "--no-proxy-headers",
         ]
 
+    def noise(self, *, since: float = 0.0) -> list[str]:
+        """As for every replica, but for what uvicorn itself says of each refusal that has a status of its own."""
+        return [line for line in super().noise(since=since) if "without completing handshake" not in line]
+
 
 class GuardedCluster(Cluster):
     """Replicas of `guarded_app`."""
 
-    def add(self, name: str, url: str | None, *, environment: Mapping[str, str] | None = None) -> Replica:
-        """Start one more replica, without waiting for it."""
-        replica = GuardedReplica(name, url, environment=environment)
-        self.replicas.append(replica)
-        replica.launch()
-        return replica
+    replica_class = GuardedReplica
 
     async def until_complete(self, *, timeout_s: float = 30.0) -> None:
         """Wait until all replicas are up and know of one another."""
@@ -124,18 +117,21 @@ def start(
     environment: Mapping[str, str] | None = None,
     *,
     kind: Kind = "valkey",
-    way: str = "protocol",
+    way: str | None = None,
 ) -> GuardedCluster:
-    """Start a broker, and replicas with these settings."""
+    """Start a broker, and replicas with these settings; they take the ways to the sockets in turn, unless told one."""
+    environment = dict(environment or {})
+    if way is not None:
+        environment["WAY"] = way
     with or_skipped():
-        cluster = GuardedCluster.start(kind, names=names, environment={"WAY": way, **(environment or {})})
+        cluster = GuardedCluster.start(kind, names=names, environment=environment)
     assert isinstance(cluster, GuardedCluster)
     return cluster
 
 
 @contextlib.asynccontextmanager
 async def guarded(
-    *names: str, environment: Mapping[str, str] | None = None, kind: Kind = "valkey", way: str = "protocol"
+    *names: str, environment: Mapping[str, str] | None = None, kind: Kind = "valkey", way: str | None = None
 ) -> AsyncIterator[GuardedCluster]:
     """A broker and replicas of the test's own, which know of one another."""
     cluster = await asyncio.to_thread(partial(start, names, environment, kind=kind, way=way))

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from antiphon.dev.broker_server import BrokerServer
-from tests.replicas.cluster import CHANNEL
+import redis
 
-__all__ = ["acl_arguments", "restricted_url"]
+from antiphon.dev.broker_server import BrokerServer
+from tests.replicas.cluster import CHANNEL, Cluster
+
+__all__ = ["USER", "acl_arguments", "check_rights", "restricted_url", "users"]
+
+USER = "ws"
 
 PASSWORD = "c4n4ry-pa55"
 # Redis 7.0 takes no other sample, and Valkey takes this one too.
@@ -26,4 +30,16 @@ def acl_arguments(folder: Path) -> tuple[str, ...]:
 
 def restricted_url(broker: BrokerServer) -> str:
     """The broker's address for the user `ws`."""
-    return f"redis://ws:{PASSWORD}@127.0.0.1:{broker.port}/0"
+    return f"redis://{USER}:{PASSWORD}@127.0.0.1:{broker.port}/0"
+
+
+def check_rights(cluster: Cluster) -> None:
+    """Raise AssertionError if the broker refused that user anything, or if a log tells its password."""
+    assert cluster.command("ACL", "LOG") == []
+    assert PASSWORD not in cluster.logs()
+
+
+def users(cluster: Cluster) -> set[str]:
+    """Those as whom the connections of the library are signed in."""
+    with redis.Redis(port=cluster.broker.port) as admin:
+        return {client["user"] for client in admin.client_list() if client["name"].startswith("antiphon")}

@@ -21,13 +21,16 @@ from typing import Any, NamedTuple, TypeVar
 
 from antiphon.dev.guard import Guard
 from antiphon.dev.ports import free_port
+from antiphon.serving import PROTOCOL
 from tests.replicas.recorder import Key, Send
 
-__all__ = ["Change", "Replica", "eventually", "request"]
+__all__ = ["WAYS", "Change", "Replica", "eventually", "request"]
 
 Json = dict[str, Any]
 Value = TypeVar("Value")
 START_TIMEOUT_S = 30.0
+WAYS = {"asgi": "websockets-sansio", "install": "websockets-sansio", "protocol": PROTOCOL}
+"""Ways to the sockets, and what `uvicorn --ws` is told for each; the application installs the second one itself."""
 NOT_OURS = ("ANTIPHON_", "REDIS_URL", "USE_REDIS_WEBSOCKET")
 """What begins like this would change the replicas."""
 UNHANDLED = ("Traceback (most recent call last)", "never retrieved", "RuntimeWarning")
@@ -82,7 +85,10 @@ async def request(port: int, method: str, path: str, body: object = None, *, tim
 
 
 class Replica:
-    """A process on a port of its own. `url` is the broker's address as this replica is told it; None for none."""
+    """A process on a port of its own. `url` is the broker's address as this replica is told it; None for none.
+
+    WAY of the environment is its way to the sockets.
+    """
 
     application = "app:app"
     """In the folder of this file."""
@@ -103,7 +109,7 @@ class Replica:
 
     def server_options(self, environment: Mapping[str, str]) -> list[str]:
         """What this replica's server is told besides, with the environment that it gets."""
-        return []
+        return ["--ws", WAYS[environment.get("WAY", "asgi")]]
 
     def launch(self) -> None:
         """Start the process; `wait_ready` says when it serves."""

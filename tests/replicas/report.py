@@ -11,6 +11,8 @@ __all__ = ["Figure", "Report"]
 
 AT_ONCE_S = 1.5
 SLACK_S = 4.0
+WAIT_S = 2.0
+"""What is no latency but a wait, on whatever machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,33 @@ class Report:
         self.add(fault, f"{measure}, p50", f"{p50_s * 1000:.2f} ms", gate=f"{AT_ONCE_S:g} s")
         self.add(fault, f"{measure}, p99", f"{p99_s * 1000:.2f} ms")
         assert p50_s <= AT_ONCE_S, f"{fault}: {measure} is {p50_s:.3f} s for half of the deliveries"
+
+    def beside(
+        self,
+        fault: str,
+        measure: str,
+        latencies_s: Sequence[float],
+        *,
+        calm_s: Sequence[float],
+        factor: float,
+        slack_s: float = WAIT_S,
+    ) -> None:
+        """Write down how late the latest hundredth of deliveries is beside a fault, and without it; fail when somebody
+        waited for what the fault hit. All latencies are sorted.
+
+        The catalogue allows `factor` times the calm value. As a gate it is three times as much, and at least `slack_s`
+        more: those who wait for a client that is stuck do so for seconds, those on a busy machine do it in calm too.
+        """
+        value_s, before_s = quantile(latencies_s, 0.99), quantile(calm_s, 0.99)
+        gate_s = max(3 * factor * before_s, before_s + slack_s)
+        self.add(
+            fault,
+            f"{measure}, p99",
+            f"{value_s * 1000:.1f} ms",
+            target=f"{factor:g} x {before_s * 1000:.1f} ms",
+            gate=f"{gate_s * 1000:.0f} ms",
+        )
+        assert value_s <= gate_s, f"{fault}: {measure} took {value_s:.3f} s (p99), in calm {before_s:.3f} s"
 
     def lines(self) -> Iterable[str]:
         """The table, line by line; none when nothing was measured."""

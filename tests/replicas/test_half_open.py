@@ -8,9 +8,9 @@ import time
 from typing import Literal, Self
 
 from tests.replicas.client import Client, connect
-from tests.replicas.guarded import WAYS, Program, guarded, join
+from tests.replicas.guarded import Program, guarded, join
 from tests.replicas.recorder import Listener
-from tests.replicas.replica import eventually
+from tests.replicas.replica import WAYS, Replica, eventually
 from tests.replicas.report import Report
 
 PING_S = 2
@@ -70,28 +70,38 @@ class Hole:
             target.close()
 
 
-async def gone_s(way: str, *, traffic: bool) -> float:
-    """Seconds until a replica has let go of clients at the ends of dead lines, and of no other."""
-    async with (
-        guarded("R1", way=way, environment={"PING_S": str(PING_S)}) as cluster,
-        contextlib.AsyncExitStack() as stack,
-    ):
-        replica = cluster["R1"]
-        good = await join(replica, "good")
-        before = await replica.state()
-        holes = [await stack.enter_async_context(Hole(replica.port)) for _ in range(2)]
+async def test_clients_on_dead_lines_are_gone_after_a_ping_without_an_answer(report: Report) -> None:
+    """F31"""
+    await asyncio.gather(*(on_dead_lines(report, traffic=traffic) for traffic in (False, True)))
+
+
+async def on_dead_lines(report: Report, *, traffic: bool) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(guarded("R1", "R2", "R3", environment={"PING_S": str(PING_S)}))
         program = None
         if traffic:
             program = await stack.enter_async_context(Program(cluster.broker, per_s=50, padding_bytes=4_096))
+        took_s = await asyncio.gather(*(gone_s(replica, program) for replica in cluster.replicas))
+        await cluster.until_connected(0)
+    measure = f"dead lines noticed, {'with' if traffic else 'without'} traffic"
+    for way, after_s in zip(WAYS, took_s, strict=True):
+        report.within(f"F31 {way}", measure, after_s, target_s=GONE_S)
+
+
+async def gone_s(replica: Replica, program: Program | None) -> float:
+    """Seconds until a replica has let go of clients at the ends of dead lines, and of no other."""
+    async with contextlib.AsyncExitStack() as stack:
+        good = await join(replica, "good")
+        before = await replica.state()
+        holes = [await stack.enter_async_context(Hole(replica.port)) for _ in range(2)]
         vanished: list[Client] = [
-            await connect(Listener(f"vanished {number}", "R1", frozenset()), holes[number % 2].port)
+            await connect(Listener(f"vanished {number}", replica.name, frozenset()), holes[number % 2].port)
             for number in range(VANISHED)
         ]
 
         async def pings() -> int:
             return min(client.pings for client in [good, *vanished])
 
-        await cluster.until_connected(1 + VANISHED)
         # They answer pings before that: nobody is taken for gone who is not.
         await eventually(pings, lambda least: least >= 1, what="a ping answered by each")
         assert (await replica.state())["connections"] == 1 + VANISHED
@@ -102,7 +112,7 @@ async def gone_s(way: str, *, traffic: bool) -> float:
             replica.state,
             lambda now: now["connections"] == 1 and now["ended"] == VANISHED and now["fds"] <= before["fds"] + 3,
             timeout_s=3 * GONE_S + 5,
-            what=f"only the good one being left ({way}, traffic: {traffic})",
+            what=f"only the good one being left at {replica.name}",
         )
         took_s = time.monotonic() - begun
         if program is not None:
@@ -112,13 +122,3 @@ async def gone_s(way: str, *, traffic: bool) -> float:
         assert {client.close_code for client in vanished} == {None}  # they know nothing of it
         await good.close()
     return took_s
-
-
-async def test_clients_on_dead_lines_are_gone_after_a_ping_without_an_answer(report: Report) -> None:
-    """F31"""
-    cases = [(way, traffic) for way in WAYS for traffic in (False, True)]
-    found = await asyncio.gather(*(gone_s(way, traffic=traffic) for way, traffic in cases))
-    for (way, traffic), took_s in zip(cases, found, strict=True):
-        report.within(
-            f"F31 {way}", f"dead lines noticed, {'with' if traffic else 'without'} traffic", took_s, target_s=GONE_S
-        )

@@ -1,52 +1,24 @@
-"""Crossing and outages once more, as the broker's user with the least rights; in the end it was refused nothing.
+"""S28: what the tests of this folder do with replicas that reach the broker directly needs few rights there.
 
-With ANTIPHON_TEST_ACL=1 all tests of this folder that share clusters run as that user.
+They sign in as the user of deploy/redis-acl; that nothing was refused to it is checked behind each of those tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
 
 import pytest
 
-from tests.replicas.conftest import Clusters
-from tests.replicas.least_privilege import PASSWORD, acl_arguments, restricted_url
-from tests.replicas.test_broker_killed import (
-    test_nothing_comes_twice_when_the_subscribers_are_killed_ten_times as test_f01_as_the_restricted_user,
-)
-from tests.replicas.test_broker_killed import (
-    test_own_clients_get_all_and_the_others_later_when_the_broker_dies_and_returns as test_f03_as_the_restricted_user,
-)
-from tests.replicas.test_crossing import (
-    test_counts_are_those_of_all_replicas_when_asked_on_any as test_counts_as_the_restricted_user,
-)
-from tests.replicas.test_crossing import (
-    test_messages_reach_all_clients_once_in_order_when_every_replica_publishes as test_crossing_as_the_restricted_user,
-)
-
-__all__ = [
-    "test_counts_as_the_restricted_user",
-    "test_crossing_as_the_restricted_user",
-    "test_f01_as_the_restricted_user",
-    "test_f03_as_the_restricted_user",
-]
+from tests.replicas.cluster import Cluster
+from tests.replicas.least_privilege import USER, users
+from tests.replicas.replica import eventually
 
 
-@pytest.fixture(scope="module")
-def clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
-    clusters = Clusters(arguments=acl_arguments(tmp_path_factory.mktemp("acl")), url=restricted_url)
-    yield clusters
-    try:
-        for cluster in clusters.kept():
-            users = {line.split("user=")[1].split(" ")[0] for line in replicas_at(cluster.command("CLIENT", "LIST"))}
-            assert users == {"ws"}
-            assert cluster.command("ACL", "LOG") == []
-            assert PASSWORD not in cluster.logs()
-    finally:
-        clusters.close()
+@pytest.mark.parametrize("kind", ["valkey", "redis"])
+async def test_replicas_are_signed_in_as_the_user_with_the_least_rights(cluster: Cluster) -> None:
+    await cluster.until_complete()
 
+    async def look() -> set[str]:
+        return await asyncio.to_thread(users, cluster)
 
-def replicas_at(client_list: object) -> list[str]:
-    """The connections of the library, of those that the broker lists."""
-    found = [str(client) for client in client_list] if isinstance(client_list, list) else str(client_list).splitlines()
-    return [line.replace("'", "").replace(": ", "=").replace(",", " ") for line in found if "antiphon" in line]
+    await eventually(look, lambda found: found == {USER}, what=f"{USER} alone")

@@ -1,4 +1,7 @@
-"""Somebody may no longer be here, or hear what he hears: his sockets end everywhere, and he does not come back in."""
+"""Somebody may no longer be here, or hear what he hears: his sockets end everywhere, and he does not come back in.
+
+The three replicas of a cluster have a way to the sockets each: a server's own, the one installed, the protocol class.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from tests.replicas.replica import Replica, eventually
 from tests.replicas.report import Report
 
 KINDS: tuple[Kind, ...] = ("valkey", "redis")
+NAMES = ("R1", "R2", "R3")
 NOT_SIGNED_IN, REVOKED, FORBIDDEN = 4501, 4502, 4503
 RECHECK_S = 1.5
 WAIT_S = 30.0
@@ -31,7 +35,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 @pytest.fixture(scope="module")
 def shared(database: Database) -> Iterator[GuardedCluster]:
     """Three replicas that look into the database, and by themselves hardly ever."""
-    cluster = start(["R1", "R2", "R3"], environment={"SESSIONS": str(database.path), "RECHECK_S": "600"})
+    cluster = start(NAMES, environment={"SESSIONS": str(database.path), "RECHECK_S": "600"})
     yield cluster
     cluster.close()
 
@@ -71,37 +75,38 @@ def heard_after(client: Client, program: Program, at: float) -> list[int]:
     return [sequence for sequence in program.heard_by(client.listener) if program.at[sequence] > at]
 
 
-async def test_logout_ends_the_socket_on_another_replica_at_once(database: Database, report: Report) -> None:
+async def test_logout_ends_the_socket_on_another_replica_at_once(
+    site: GuardedCluster, database: Database, report: Report
+) -> None:
     """S09"""
-    cases: list[tuple[Kind, str]] = [("valkey", "asgi"), ("valkey", "protocol"), ("redis", "protocol")]
-    await asyncio.gather(*(log_out(database, report, kind, way) for kind, way in cases))
-
-
-async def log_out(database: Database, report: Report, kind: Kind, way: str) -> None:
-    took_s = []
     options = {"SESSIONS": str(database.path), "RECHECK_S": "600"}
-    async with guarded("R1", "R2", "R3", kind=kind, way=way, environment=options) as site:
-        async with Program(site.broker, per_s=50) as program:
-            stays = await join(site["R2"], "stays", cookie=database.sign_in("ann")[0])
-            for number in range(5):
-                cookie, session = database.sign_in("ann")
-                leaves = await join(site["R2"], f"leaves{number}", cookie=cookie)
-                await until_all_hear([stays, leaves], program)
-                database.end(session)
-                begun = time.monotonic()
-                done = await site["R1"].post("/end", {"session": session})
-                assert await closed(leaves) == REVOKED
-                took_s.append(time.monotonic() - begun)
-                assert (done["connections"], done["replicas"], done["complete"]) == (1, 3, True)
-                assert not heard_after(leaves, program, done["returned"])
-                assert await is_refused(site["R3"], cookie)
-            await until_all_hear([stays], program)
-        assert stays.close_code is None
-        await stays.close()
-        await site.until_connected(0)
-    report.within(
-        f"S09 {kind} {way}", "logout: socket closed on another replica, longest of 5", max(took_s), target_s=1
-    )
+    async with guarded(*NAMES, kind="redis", environment=options) as also:
+        await asyncio.gather(log_out(site, database, report, "valkey"), log_out(also, database, report, "redis"))
+
+
+async def log_out(site: GuardedCluster, database: Database, report: Report, kind: Kind) -> None:
+    """Twice from each replica to the next one, and then back in at the third."""
+    took_s = []
+    async with Program(site.broker, per_s=50) as program:
+        stay = [await join(site[name], f"stays at {name}", cookie=database.sign_in("ann")[0]) for name in NAMES]
+        for number in range(6):
+            here, there, elsewhere = (site[NAMES[(number + step) % 3]] for step in range(3))
+            cookie, session = database.sign_in("ann")
+            leaves = await join(there, f"leaves{number}", cookie=cookie)
+            await until_all_hear([*stay, leaves], program)
+            database.end(session)
+            begun = time.monotonic()
+            done = await here.post("/end", {"session": session})
+            assert await closed(leaves) == REVOKED
+            took_s.append(time.monotonic() - begun)
+            assert (done["connections"], done["replicas"], done["complete"]) == (1, 3, True)
+            assert not heard_after(leaves, program, done["returned"])
+            assert await is_refused(elsewhere, cookie)
+        await until_all_hear(stay, program)
+    assert {client.close_code for client in stay} == {None}
+    await asyncio.gather(*(client.close() for client in stay))
+    await site.until_connected(0)
+    report.within(f"S09 {kind}", "logout: socket closed on another replica, longest of 6", max(took_s), target_s=1)
 
 
 async def test_password_change_keeps_the_own_session_alone(
@@ -190,12 +195,13 @@ async def test_revocation_that_is_lost_with_the_broker_is_found_by_the_next_rech
 
 async def lose_the_revocation(database: Database, report: Report, kind: Kind) -> None:
     options = {"SESSIONS": str(database.path), "RECHECK_S": str(RECHECK_S)}
-    async with guarded("R1", "R2", kind=kind, environment=options) as site:
+    async with guarded(*NAMES, kind=kind, environment=options) as site:
         (cookie, session), (banned, _) = database.sign_in("ann"), database.sign_in(f"eve {kind}")
-        stays = await join(site["R2"], "bob", cookie=database.sign_in("bob")[0])
-        leaves = await join(site["R2"], "ann", cookie=cookie)
-        also = await join(site["R2"], "eve", cookie=banned)
-        await site.until_connected(3)
+        bob, _ = database.sign_in("bob")
+        stay = [await join(site[name], f"bob at {name}", cookie=bob) for name in NAMES]
+        leave = [await join(site[name], f"ann at {name}", cookie=cookie) for name in NAMES[1:]]
+        leave += [await join(site[name], f"eve at {name}", cookie=banned) for name in NAMES]
+        await site.until_connected(8)
         await asyncio.to_thread(site.broker.kill)
         await site.until("degraded")
         database.end(session)
@@ -203,34 +209,41 @@ async def lose_the_revocation(database: Database, report: Report, kind: Kind) ->
         begun = time.monotonic()
         done = await site["R1"].post("/end", {"session": session})
         assert (done["connections"], done["replicas"], done["complete"]) == (0, 1, False)
-        assert [await is_refused(site[name], cookie) for name in ("R1", "R2")] == [True, True]
-        assert [await closed(client) for client in (leaves, also)] == [REVOKED, REVOKED]
+        assert [await is_refused(site[name], cookie) for name in NAMES] == [True] * 3
+        assert [await closed(client) for client in leave] == [REVOKED] * 5
         took_s = time.monotonic() - begun
         # Who may come still gets in, and nobody else was cut.
-        newcomer = await join(site["R1"], "carl", cookie=database.sign_in("carl")[0])
-        await site.until_connected(2)
+        stay.append(await join(site["R1"], "carl", cookie=database.sign_in("carl")[0]))
+        await site.until_connected(4)
         await asyncio.to_thread(site.broker.restart)
         await site.until("up")
-        assert (stays.close_code, newcomer.close_code) == (None, None)
+        assert {client.close_code for client in stay} == {None}
     report.within(f"S11 {kind}", "revoked while the broker is away: found by the re-check", took_s, target_s=RECHECK_S)
 
 
 async def test_everybody_is_asked_about_again_when_the_broker_is_back(database: Database) -> None:
     """S11"""
-    async with guarded("R1", "R2", environment={"SESSIONS": str(database.path), "RECHECK_S": "600"}) as site:
-        cookie, session = database.sign_in("ann")
-        leaves = await join(site["R2"], "ann", cookie=cookie)
-        stays = await join(site["R2"], "bob", cookie=database.sign_in("bob")[0])
+    async with guarded(*NAMES, environment={"SESSIONS": str(database.path), "RECHECK_S": "600"}) as site:
+        # One user's session is ended in the database and by a message, the other one's in the database alone.
+        sessions = {name: [database.sign_in(user) for user in ("ann", "eve")] for name in NAMES}
+        leave = [await join(site[name], name, cookie=cookie) for name in NAMES for cookie, _ in sessions[name]]
+        bob, _ = database.sign_in("bob")
+        stay = [await join(site[name], f"bob at {name}", cookie=bob) for name in NAMES]
         await asyncio.to_thread(site.broker.kill)
         await site.until("degraded")
-        database.end(session)
-        assert not (await site["R1"].post("/end", {"session": session}))["complete"]
-        assert leaves.close_code is None
+        for at, name in enumerate(NAMES):
+            (_, told), (_, untold) = sessions[name]
+            database.end(told)
+            database.end(untold)
+            done = await site[NAMES[at - 1]].post("/end", {"session": told})
+            assert (done["connections"], done["complete"]) == (0, False)
+        assert {client.close_code for client in leave} == {None}
         await asyncio.to_thread(site.broker.restart)
-        assert await closed(leaves) == REVOKED  # the next re-check by itself would be in ten minutes
+        # The next re-check by itself would be in ten minutes.
+        assert [await closed(client) for client in leave] == [REVOKED] * 6
         await site.until("up")
-        await site.until_connected(1)
-        assert stays.close_code is None
+        await site.until_connected(3)
+        assert {client.close_code for client in stay} == {None}
 
 
 async def test_topic_is_taken_away_with_the_role_by_event(
@@ -243,43 +256,48 @@ async def test_topic_is_taken_away_with_the_role_by_event(
 
 async def test_topic_is_taken_away_with_the_role_by_the_next_recheck(database: Database, report: Report) -> None:
     """S14"""
-    async with guarded("R1", "R2", environment={"SESSIONS": str(database.path), "RECHECK_S": str(RECHECK_S)}) as site:
+    async with guarded(*NAMES, environment={"SESSIONS": str(database.path), "RECHECK_S": str(RECHECK_S)}) as site:
         took_s = await lose_the_role(site, database, event=False)
     report.within("S14", "role lost: unsubscribed by the re-check", took_s, target_s=RECHECK_S)
 
 
 async def lose_the_role(site: GuardedCluster, database: Database, *, event: bool) -> float:
-    """Take the role that topic "staff" needs from a user with two sockets; returns how long it took."""
+    """Take the role that topic "staff" needs from a user with two sockets on each replica; returns how long it took."""
     ended = {"type": "unsubscribed", "topic": "staff", "code": "forbidden"}
     cookie, _ = database.sign_in("dora", roles="team")
     colleague = await join(site["R1"], "emil", cookie=database.sign_in("emil", roles="team")[0], topics=["staff"])
-    plain = await join(site["R2"], "dora", cookie=cookie, topics=["staff", "news"])
-    modern = await join(site["R2"], "dora, antiphon.v1", cookie=cookie, v1=True)
-    modern.send_json({"type": "subscribe", "topic": "staff", "ref": 1})
-    await modern.expect(lambda message: message == {"type": "subscribed", "topic": "staff", "ref": 1})
+    plain = [await join(site[name], f"dora {name}", cookie=cookie, topics=["staff", "news"]) for name in NAMES]
+    modern = [await join(site[name], f"dora {name}, antiphon.v1", cookie=cookie, v1=True) for name in NAMES]
+    for client in modern:
+        client.send_json({"type": "subscribe", "topic": "staff", "ref": 1})
+        await client.expect(lambda message: message == {"type": "subscribed", "topic": "staff", "ref": 1})
     async with (
         Program(site.broker, per_s=50, topic="staff", name="staff") as staff,
         Program(site.broker, per_s=50, topic="news", name="news") as news,
     ):
-        await until_all_hear([colleague, plain], staff)
+        await until_all_hear([colleague, *plain], staff)
         database.set_roles("dora", "")
         begun = time.monotonic()
         if event:
-            await site["R2"].post("/recheck", {})
-        await modern.expect(lambda message: message == ended)
+            await asyncio.gather(*(site[name].post("/recheck", {}) for name in NAMES))
+        for client in modern:
+            await client.expect(lambda message: message == ended)
         told = time.monotonic()
-        modern.send_json({"type": "subscribe", "topic": "staff", "ref": 2})
-        answer = await modern.expect(lambda message: isinstance(message, dict) and message.get("ref") == 2)
-        assert isinstance(answer, dict)
-        assert (answer["type"], answer["code"]) == ("error", "forbidden")
+        for client in modern:
+            client.send_json({"type": "subscribe", "topic": "staff", "ref": 2})
+            answer = await client.expect(lambda message: isinstance(message, dict) and message.get("ref") == 2)
+            assert isinstance(answer, dict)
+            assert (answer["type"], answer["code"]) == ("error", "forbidden")
         await until_all_hear([colleague], staff)
-        await until_all_hear([plain], news)
+        await until_all_hear(plain, news)
         assert heard_after(colleague, staff, told)
-        assert not heard_after(plain, staff, told)
-    later = modern.others[modern.others.index(ended) :]
-    assert not [message for message in later if isinstance(message, dict) and message["type"] == "message"]
-    assert {client.close_code for client in (colleague, plain, modern)} == {None}
+        assert not [client.listener.name for client in plain if heard_after(client, staff, told)]
+    for client in modern:
+        later = client.others[client.others.index(ended) :]
+        assert not [message for message in later if isinstance(message, dict) and message["type"] == "message"]
+    assert {client.close_code for client in (colleague, *plain, *modern)} == {None}
     # A client that comes back has lost it too.
-    assert await closed(await join(site["R1"], "dora, again", cookie=cookie, topics=["staff"])) == FORBIDDEN
-    await asyncio.gather(*(client.close() for client in (colleague, plain, modern)))
+    for name in NAMES:
+        assert await closed(await join(site[name], "dora, again", cookie=cookie, topics=["staff"])) == FORBIDDEN
+    await asyncio.gather(*(client.close() for client in (colleague, *plain, *modern)))
     return told - begun

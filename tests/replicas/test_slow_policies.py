@@ -19,13 +19,11 @@ from antiphon import Publisher
 from antiphon.dev.broker_server import BrokerServer
 from antiphon.dev.guard import Guard
 from antiphon.dev.ports import free_port
-from antiphon.serving import PROTOCOL
 from tests.replicas.client import PING, PONG, frame
 from tests.replicas.conftest import or_skipped
-from tests.replicas.replica import NOT_OURS, Json, eventually, request
+from tests.replicas.replica import NOT_OURS, WAYS, Json, eventually, request
 
 ROOT = Path(__file__).parents[2]
-WAYS = {"asgi": "websockets-sansio", "install": "websockets-sansio", "protocol": PROTOCOL}
 CLIENTS = 60
 PER_S = 1000
 COMMENT_EVERY = 100

@@ -54,9 +54,9 @@ class Notes:
             self._journal.warning(
                 "note",
                 "no note could be left of a revocation: for %g s a ticket issued before it may still let its owner in "
-                "at a replica that nobody uses yet",
+                "at a replica that nobody uses yet: %s",
                 KEPT_S,
-                error=error,
+                error,
             )
 
     async def reach(self, user_id: str | None, identity: Identity | None) -> bool:
@@ -75,7 +75,7 @@ class Notes:
             entries = await self._store.notes(keys) if keys else []
         except AntiphonError as error:
             self._counters.unchecked += 1
-            self._journal.warning("note", "the notes of earlier revocations could not be read", error=error)
+            self._journal.warning("note", "the notes of earlier revocations could not be read: %s", error)
             return False
         session = None if identity.session_id is None else self._hash(identity.session_id)
         return any(_reaches(entry, session, proved_at_s=proved_at_s) for entry in entries)
