@@ -111,13 +111,15 @@ async def test_this_replica_goes_on_when_there_is_no_broker(make_site: MakeSite,
         taken_back = (await ann.post(ASK, {"title": "no, not this"}, status=201))["id"]
         await ann.delete(f"{ASK}/{taken_back}", status=204)
         assert (await admin_here.next("request_updated"))["data"] == {"id": taken_back, "status": "withdrawn"}
+        assert (await here.next("status_updated"))["data"]["status"] == "withdrawn"
         if site.broker is not None:
             site.broker.restart()
-            late: list[Json] = [await there.next() for _ in range(3)]
+            late: list[Json] = [await there.next() for _ in range(4)]
             assert [(row["type"], row["data"]["id"]) for row in late] == [
                 ("request_created", number),
                 ("status_updated", number),
                 ("request_created", taken_back),
+                ("status_updated", taken_back),
             ]
             await admin_there.next("new_request")
             await cleo.put(f"{ASK}/{number}/status", {"status": "in_progress"})

@@ -207,3 +207,33 @@ async def test_the_admin_socket_is_for_those_who_decide_when_others_try(
                 assert await socket.heard() == []
                 await socket.send({"type": "approve"})
                 assert (await socket.next("error"))["code"] == "unknown_type"
+
+
+async def test_old_state_and_messages_make_the_fresh_state_when_requests_move(shared_site: Site, cleo: Person) -> None:
+    ann = await shared_site.person(replica=1)
+    before = await ask(ann, "There before")
+    async with ann.socket("/ws/book-requests") as mine, cleo.at(1).socket("/ws/book-requests/admin") as queue:
+        for socket in (mine, queue):
+            assert await socket.heard() == []
+        own = {row["id"]: row["status"] for row in (await ann.get(ASK))["items"]}
+        every = {row["id"]: row["status"] for row in (await cleo.get(f"{ASK}/admin?limit=100"))["items"]}
+        numbers = [await ask(ann, f"Fold {letter}") for letter in "abcd"]
+        await cleo.put(f"{ASK}/{before}/status", {"status": "approved"})
+        await cleo.put(f"{ASK}/{before}/status", {"status": "in_progress"})
+        await cleo.put(f"{ASK}/{numbers[0]}/status", {"status": "rejected"})
+        await cleo.post(f"{ASK}/{numbers[1]}/merge", {"into_id": numbers[2]})
+        await ann.delete(f"{ASK}/{numbers[3]}", status=204)
+        last = await ask(ann, "Fold z")
+        while (await mine.next("request_created"))["data"]["id"] != last:
+            pass
+        while (await queue.next("new_request"))["data"]["id"] != last:
+            pass
+        for message in mine.received:
+            if message["type"] in ("request_created", "status_updated"):
+                own[message["data"]["id"]] = message["data"]["status"]
+        for message in queue.received:
+            if message["type"] in ("new_request", "request_updated"):
+                every[message["data"]["id"]] = message["data"].get("status", "pending")
+        for state, path, person in ((own, ASK, ann), (every, f"{ASK}/admin?limit=100", cleo)):
+            fresh = {row["id"]: row["status"] for row in (await person.get(path))["items"]}
+            assert {number: status for number, status in state.items() if status != "withdrawn"} == fresh

@@ -131,5 +131,32 @@ async def test_a_socket_is_refused_when_nobody_or_somebody_else_asks(shared_site
             await socket.next()
 
 
+async def test_old_state_and_messages_make_the_fresh_state_when_staff_sends(shared_site: Site, cleo: Person) -> None:
+    admin = await shared_site.person(roles={"admin"}, replica=1)
+    await cleo.post(SEND, {"message": "there before", "roles": ["admin"]})
+    async with admin.socket("/ws/broadcasts") as socket:
+        await socket.next("connected")
+        before = await admin.get(f"{SEND}/active")
+        await cleo.post(SEND, {"message": "for all"})
+        one = await cleo.post(SEND, {"message": "for one", "target_user_ids": [admin.id]})
+        await cleo.post(SEND, {"message": "instead", "target_user_ids": [admin.id], "type": "urgent"})
+        two = await cleo.post(SEND, {"message": "for admins", "roles": ["admin"]})
+        three = await cleo.post(SEND, {"message": "for staff", "roles": ["admin", "team"]})
+        await cleo.post(SEND, {"message": "not for admins", "roles": ["team"]})
+        await admin.at(0).post(f"{SEND}/acknowledge", {"broadcast_id": two["broadcast"]["id"]})
+        await cleo.post(f"{SEND}/clear", {"broadcast_id": three["broadcast"]["id"]})
+        last = await cleo.post(SEND, {"message": "the last"})
+        while (await socket.next("new_broadcast"))["broadcast"]["id"] != last["broadcast"]["id"]:
+            pass
+        state = {row["id"]: row for row in _active(before)}
+        for message in socket.received:
+            if message["type"] == "new_broadcast":
+                state[message["broadcast"]["id"]] = message["broadcast"]
+            elif message["type"] == "broadcast_cleared":
+                state.pop(message["broadcast_id"], None)
+        assert one["broadcast"]["id"] not in state
+        assert list(state.values())[::-1] == _active(await admin.get(f"{SEND}/active"))
+
+
 def _active(answer: Json) -> list[Json]:
     return [*([answer["broadcast"]] if answer["broadcast"] else []), *answer["others"]]

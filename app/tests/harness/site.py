@@ -54,8 +54,10 @@ async def eventually(
 class Socket:
     """A WebSocket of a person, as a client without any library has it. Everything it got stays in `received`."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: ClientConnection, *, types: set[str] | None = None) -> None:
         self._connection = connection
+        self._types = types if types is not None else set()
+        """Of all messages that came, on whatever socket of the site."""
         self.received: list[Json] = []
         self._unread: list[Json] = []
 
@@ -81,6 +83,7 @@ class Socket:
                 raise AssertionError(f"no {types} within {timeout_s:g} s; got {self.received}") from None
             message = json.loads(text)
             self.received.append(message)
+            self._types.add(message["type"])
             self._unread.append(message)
 
     async def heard(self) -> list[Json]:
@@ -131,10 +134,17 @@ class Person:
     async def ask(self, method: str, path: str, *, status: int = 200, **options: Any) -> Any:
         """One request; its answer's JSON (None when empty). Another status than the expected fails the test."""
         answer = await self.http.request(method, path, **options)
+        self._site.calls.add((method, path.partition("?")[0]))
         assert answer.status_code == status, (
             f"{method} {path}: {answer.status_code}, not {status}: {answer.text[:2000]}"
         )
         return answer.json() if answer.content else None
+
+    async def read(self, path: str, **options: Any) -> httpx2.Response:
+        """The answer to a GET as it is: for files and texts."""
+        answer = await self.http.get(path, **options)
+        self._site.calls.add(("GET", path.partition("?")[0]))
+        return answer
 
     async def get(self, path: str, *, status: int = 200, **options: Any) -> Any:
         return await self.ask("GET", path, status=status, **options)
@@ -165,7 +175,7 @@ class Person:
         page = self.base if origin == "" else origin
         options: dict[str, Any] = {"origin": page, "compression": None, "proxy": None}
         async with connect(address, additional_headers=headers, **options) as connection:
-            yield Socket(connection)
+            yield Socket(connection, types=self._site.heard_types)
 
 
 class Site:
@@ -182,11 +192,16 @@ class Site:
         self.database_url = database_url
         self.broker = broker
         self.clients: list[httpx2.AsyncClient] = []
+        self.calls: set[tuple[str, str]] = set()
+        """Method and path of every request that `Person.ask` made."""
+        self.heard_types: set[str] = set()
+        """The types of all messages that came over anybody's socket."""
         self.database = Database(database_url)
         self._count = replicas
         self._environment = dict(environment or {})
         self._folder = tempfile.mkdtemp(prefix="encore-site-")
         Guard.shared().keep_clean(self._folder)
+        self.storage = Path(self._folder, "files")
         self.ports = [free_port() for _ in range(replicas)]
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * replicas
 
@@ -209,7 +224,7 @@ class Site:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(NOT_OURS)}
         environment.update(
             DATABASE_URL=self.database_url,
-            ENCORE_STORAGE=str(Path(self._folder, "files")),
+            ENCORE_STORAGE=str(self.storage),
             ENCORE_REPLICA=f"r{replica + 1}",
             ANTIPHON_DRAIN_S="1",
             PYTHONUNBUFFERED="1",

@@ -18,6 +18,8 @@ from encore.book_requests.messages import (
     NewRequestMessage,
     RequestCreated,
     RequestUpdated,
+    StatusData,
+    StatusUpdated,
     UpdatedData,
 )
 from encore.book_requests.models import OPEN, BookRequest, RequestEvent, RequestVote, Status
@@ -28,6 +30,8 @@ from encore.live import announce
 
 __all__ = ["add_event", "ask", "decides", "quota_used", "reply", "title_key", "unvote", "visible", "vote", "withdraw"]
 
+WITHDRAWN: Final = "withdrawn"
+"""What messages say of a request that its owner took back: it is gone, and has no status any more."""
 PER_WEEK: Final = 20
 """Requests of one listener within seven days; creators and admins have no limit."""
 WEEK: Final = datetime.timedelta(days=7)
@@ -99,13 +103,16 @@ async def visible(session: AsyncSession, user: User, request_id: int) -> tuple[B
 async def withdraw(session: AsyncSession, user: User, request_id: int) -> None:
     """Take one's own request back. Raises NotFound for others', Conflict once it is decided on."""
     mine = delete(BookRequest).where(BookRequest.id == request_id, BookRequest.user_id == user.id)
-    gone = await session.execute(mine.where(BookRequest.status == Status.PENDING).returning(BookRequest.id))
-    if gone.scalar_one_or_none() is None:
+    gone = await session.execute(mine.where(BookRequest.status == Status.PENDING).returning(BookRequest.title))
+    title = gone.scalar_one_or_none()
+    if title is None:
         request = await session.get(BookRequest, request_id)
         if request is None or request.user_id != user.id:
             raise NotFound(f"there is no request {request_id} of yours")
         raise Conflict(f"it is {request.status} already, and cannot be withdrawn any more")
-    announce(session, admins, RequestUpdated(data=UpdatedData(id=request_id, status="withdrawn")))
+    data = StatusData(id=request_id, status=WITHDRAWN, message=f"Your request '{title}' is now {WITHDRAWN}")
+    announce(session, requesters, StatusUpdated(data=data), target_user_ids=[str(user.id)])
+    announce(session, admins, RequestUpdated(data=UpdatedData(id=request_id, status=WITHDRAWN)))
 
 
 async def vote(session: AsyncSession, user: User, request_id: int) -> int:

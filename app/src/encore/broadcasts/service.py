@@ -75,7 +75,7 @@ async def fire(session: AsyncSession, broadcast_id: int) -> Announcement | None:
     if claimed.scalar_one_or_none() is None:
         return None
     broadcast = await session.get_one(Broadcast, broadcast_id, populate_existing=True)
-    await _end(session, and_(Broadcast.audience == broadcast.audience, Broadcast.id != broadcast.id), tell=False)
+    await _end(session, and_(Broadcast.audience == broadcast.audience, Broadcast.id != broadcast.id))
     data = BroadcastData.of(broadcast)
     announcement = announce(
         session, manager, NewBroadcast(broadcast=data), target_user_ids=await _targets(session, broadcast)
@@ -99,7 +99,7 @@ async def clear(session: AsyncSession, broadcast_id: int | None) -> list[int]:
     """Take one that is active, or all of them, off everybody's page. Raises NotFound for one that never was there."""
     if broadcast_id is not None and await session.get(Broadcast, broadcast_id) is None:
         raise NotFound(f"there is no broadcast {broadcast_id}")
-    ended = await _end(session, Broadcast.id == broadcast_id if broadcast_id is not None else None, tell=True)
+    ended = await _end(session, Broadcast.id == broadcast_id if broadcast_id is not None else None)
     if any(not broadcast.audience for broadcast in ended):
         _show(session, None)
     return [broadcast.id for broadcast in ended]
@@ -225,8 +225,8 @@ def _active() -> Select[Broadcast]:
     return active.order_by(Broadcast.sent_at.desc(), Broadcast.id.desc())
 
 
-async def _end(session: AsyncSession, which: ColumnElement[bool] | None, *, tell: bool) -> list[Broadcast]:
-    """Clear active ones, and announce it unless something takes their place on the page."""
+async def _end(session: AsyncSession, which: ColumnElement[bool] | None) -> list[Broadcast]:
+    """Clear active ones, and announce it."""
     query = _active() if which is None else _active().where(which)
     rows = list(await session.scalars(query))
     ended = []
@@ -236,9 +236,8 @@ async def _end(session: AsyncSession, which: ColumnElement[bool] | None, *, tell
         if done.scalar_one_or_none() is None:
             continue  # somebody else was quicker
         ended.append(row)
-        if tell:
-            targets = await _targets(session, row)
-            announce(session, manager, BroadcastCleared(broadcast_id=row.id), target_user_ids=targets)
+        targets = await _targets(session, row)
+        announce(session, manager, BroadcastCleared(broadcast_id=row.id), target_user_ids=targets)
     return ended
 
 
