@@ -53,10 +53,15 @@ def _over(left: float | None, right: float | None) -> float | None:
     return left / right if left is not None and right else None
 
 
+def _dearer(run: Run, peer: str, phase: str) -> float | None:
+    """How many times the CPU of ours a peer needs: within each repeat, then the median."""
+    return run.ratio((peer, "fanout", phase, 1000), ("antiphon_ws", "fanout", phase, 1000), "cpu_us")
+
+
 def _best(run: Run, systems: tuple[str, ...], phase: str) -> float | None:
-    """The cheapest; None unless all that can be had here were measured."""
-    found = {system: _cpu(run, system, phase) for system in systems if system not in run.unavailable}
-    values = [value for value in found.values() if value is not None]
+    """The same for the cheapest of them; None unless all that can be had here were measured."""
+    found = [_dearer(run, system, phase) for system in systems if system not in run.unavailable]
+    values = [value for value in found if value is not None]
     return min(values, default=None) if len(values) == len(found) else None
 
 
@@ -66,22 +71,20 @@ def _saturated(run: Run) -> Iterator[Verdict]:
         yield Verdict(f"saturated, {how}: CPU per delivery", run.median(key, "cpu_us"), 0.6, True, "µs")
         rate = run.median(key, "deliveries_per_s")
         yield Verdict(f"saturated, {how}: deliveries/s on one core", rate, 1_500_000, False)
-    own = _cpu(run, "antiphon_ws", "saturated")
-    yield Verdict("saturated: nats-server's CPU over ours", _over(_cpu(run, "nats", "saturated"), own), 1.0, False, "x")
+    yield Verdict("saturated: nats-server's CPU over ours", _dearer(run, "nats", "saturated"), 1.0, False, "x")
     best = _best(run, _PYTHON_PEERS, "saturated")
-    yield Verdict("saturated: best Python peer's CPU over ours", _over(best, own), 20.0, False, "x")
+    yield Verdict("saturated: best Python peer's CPU over ours", best, 20.0, False, "x")
 
 
 def _single(run: Run) -> Iterator[Verdict]:
     for system, how in (("antiphon_ws", "protocol class"), ("antiphon_install", "stock uvicorn")):
         ratio = run.ratio((system, "fanout", "single", 1000), (LIMIT, "fanout", "single", 1000), "cpu_us")
         yield Verdict(f"one at a time, {how}: CPU over the C limit's", ratio, 1.15, True, "x")
-    own = _cpu(run, "antiphon_ws", "single")
-    yield Verdict("one at a time: nchan's CPU over ours", _over(_cpu(run, "nchan", "single"), own), 1.0, False, "x")
+    yield Verdict("one at a time: nchan's CPU over ours", _dearer(run, "nchan", "single"), 1.0, False, "x")
     best = _best(run, _ASGI_PEERS, "single")
-    yield Verdict("one at a time: best ASGI peer's CPU over ours", _over(best, own), 2.0, False, "x")
+    yield Verdict("one at a time: best ASGI peer's CPU over ours", best, 2.0, False, "x")
     for peer, name in (("python_socketio", "python-socketio"), ("channels", "Channels")):
-        yield Verdict(f"one at a time: {name}'s CPU over ours", _over(_cpu(run, peer, "single"), own), 10.0, False, "x")
+        yield Verdict(f"one at a time: {name}'s CPU over ours", _dearer(run, peer, "single"), 10.0, False, "x")
 
 
 def _latency(run: Run) -> Iterator[Verdict]:
@@ -105,7 +108,8 @@ def _growth(run: Run) -> Iterator[Verdict]:
 def _other_servers(run: Run) -> Iterator[Verdict]:
     for server in ("hypercorn", "granian"):
         for phase in ("saturated", "single"):
-            ratio = _over(_cpu(run, f"tutorial_{server}", phase), _cpu(run, f"antiphon_{server}", phase))
+            theirs, ours = (f"tutorial_{server}", "fanout", phase, 1000), (f"antiphon_{server}", "fanout", phase, 1000)
+            ratio = run.ratio(theirs, ours, "cpu_us")
             yield Verdict(f"{phase}, on {server}: the tutorial manager's CPU over ours", ratio, 1.0, False, "x")
 
 
