@@ -21,7 +21,7 @@ def upgrade() -> None:
         sa.Column("user_id", BigId, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
         sa.Column("parent_id", BigId, sa.ForeignKey("comments.id", ondelete="SET NULL")),
         sa.Column("content", sa.Text, nullable=False),
-        sa.Column("at_s", sa.Float, nullable=False),
+        sa.Column("at_s", sa.Double, nullable=False),
         sa.Column("created_at", UtcTime, nullable=False),
         sa.Column("last_edited_at", UtcTime),
         sqlite_autoincrement=True,

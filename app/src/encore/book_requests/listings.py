@@ -77,7 +77,7 @@ async def queue_page(
 async def counts(session: AsyncSession) -> Counts:
     """How many requests have each status."""
     rows = await session.execute(select(BookRequest.status, func.count()).group_by(BookRequest.status))
-    return Counts(**dict(rows.tuples().all()))
+    return Counts(**{row[0]: row[1] for row in rows})
 
 
 async def history(session: AsyncSession, request_id: int) -> list[EventData]:
@@ -110,7 +110,7 @@ async def open_like(session: AsyncSession, user: User, search: str) -> list[Open
             is_mine=row.user_id == user.id,
             have_voted=voter is not None,
         )
-        for row, voter in rows.tuples()
+        for row, voter in rows
     ]
 
 

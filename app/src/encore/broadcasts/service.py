@@ -137,7 +137,7 @@ async def active_for(
     )
     waiting: list[Broadcast] = []
     acknowledged: list[Broadcast] = []
-    for broadcast, known, acknowledged_at in (await session.execute(query)).tuples():
+    for broadcast, known, acknowledged_at in await session.execute(query):
         if not broadcast.is_for(user_id, roles):
             continue
         (waiting if acknowledged_at is None else acknowledged).append(broadcast)
@@ -217,7 +217,7 @@ async def seen_by_page(
     if key is not None:
         query = query.where(BroadcastReceipt.user_id > key[0])
     rows = await session.execute(query.order_by(BroadcastReceipt.user_id).limit(limit + 1))
-    return [(receipt, name) for receipt, name in rows.tuples()]
+    return [(receipt, name) for receipt, name in rows]
 
 
 def _active() -> Select[Broadcast]:
