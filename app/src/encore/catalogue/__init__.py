@@ -1,1 +1,1 @@
-"""catalogue of the site."""
+"""The catalogue: albums and tracks, their audio and covers, and where each person stopped listening."""
