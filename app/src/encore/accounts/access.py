@@ -9,8 +9,10 @@ from fastapi import Depends, Request
 from antiphon import Identity
 from encore.accounts.models import User
 from encore.accounts.sessions import SignedIn, cookie_name, find_session
+from encore.accounts.sightings import sightings
 from encore.db import database
 from encore.errors import Forbidden, NotSignedIn
+from encore.web import set_user
 
 __all__ = ["Admin", "CurrentSession", "CurrentUser", "MaybeUser", "Staff", "identity_of"]
 
@@ -20,7 +22,11 @@ async def _maybe_signed_in(request: Request) -> SignedIn | None:
     if not token:
         return None
     async with database().reading() as session:
-        return await find_session(session, token)
+        found = await find_session(session, token)
+    if found is not None:
+        sightings.note(found.session)
+        set_user(found.user.id)
+    return found
 
 
 async def _signed_in(found: Annotated[SignedIn | None, Depends(_maybe_signed_in)]) -> SignedIn:

@@ -9,18 +9,22 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from encore.db import BigId, Model, UtcTime, now
 
-__all__ = ["LoginSession", "User"]
+__all__ = ["LoginSession", "NameKey", "User"]
+
+NameKey = String(32).with_variant(String(32, collation="C"), "postgresql")
+"""Sorted by bytes in every database, so that the names that begin so are one stretch of the index."""
 
 
 class User(Model):
     """A person with an account."""
 
     __tablename__ = "users"
+    __table_args__ = ({"sqlite_autoincrement": True},)
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     username: Mapped[str] = mapped_column(String(32), unique=True)
-    """As the person wrote it: 3 to 32 of A-Z a-z 0-9 _ . -"""
-    username_key: Mapped[str] = mapped_column(String(32), unique=True)
+    """As the person wrote it: 3 to 32 of A-Z a-z 0-9 _ . - without a dot at the end."""
+    username_key: Mapped[str] = mapped_column(NameKey, unique=True)
     """The same in lower case: what @mentions, logins and uniqueness go by."""
     email: Mapped[str] = mapped_column(String(254))
     email_key: Mapped[str] = mapped_column(String(254), unique=True)
@@ -50,7 +54,12 @@ class LoginSession(Model):
     """A sign-in that lasts until it is ended or runs out."""
 
     __tablename__ = "login_sessions"
-    __table_args__ = (Index(None, "user_id", "created_at"), Index(None, "expires_at"))
+    # No number is given out twice: sockets and tickets know their session by it.
+    __table_args__ = (
+        Index(None, "user_id", "created_at"),
+        Index(None, "expires_at"),
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))

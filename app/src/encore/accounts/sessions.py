@@ -7,7 +7,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
@@ -15,9 +15,11 @@ from encore.accounts.models import LoginSession, User
 from encore.db import now
 from encore.settings import read_settings
 
-__all__ = ["SignedIn", "cookie_name", "find_session", "session_by_id", "start_session"]
+__all__ = ["SignedIn", "cookie_name", "end_surplus", "find_session", "session_by_id", "start_session"]
 
 TOKEN_BYTES = 32
+SESSIONS_PER_USER = 50
+"""Who signs in once more ends the oldest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +75,17 @@ async def _find(session: AsyncSession, condition: object) -> SignedIn | None:
     if row is None or row.expires_at <= now() or row.user.is_banned:
         return None
     return SignedIn(row.user, row)
+
+
+async def end_surplus(session: AsyncSession, user_id: int) -> list[int]:
+    """Remove what a user has too many, oldest first: the ids. Call it with the user's row locked."""
+    surplus = await session.execute(
+        select(LoginSession.id)
+        .where(LoginSession.user_id == user_id)
+        .order_by(LoginSession.created_at.desc(), LoginSession.id.desc())
+        .offset(SESSIONS_PER_USER)
+    )
+    ids = list(surplus.scalars())
+    if ids:
+        await session.execute(delete(LoginSession).where(LoginSession.id.in_(ids)))
+    return ids

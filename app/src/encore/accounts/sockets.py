@@ -10,12 +10,15 @@ from fastapi import Depends, WebSocket
 from antiphon import CookieSession, Forbidden, Identity, Security, Tickets, refuse
 from encore.accounts.access import identity_of
 from encore.accounts.sessions import cookie_name, find_session, session_by_id
+from encore.accounts.sightings import sightings
 from encore.db import database
 from encore.settings import read_settings
 
 __all__ = ["Authorize", "claimed_rightly", "site_security", "tickets"]
 
 Authorize = Callable[[Identity | None, str], Awaitable[bool]]
+
+RECHECK_S = 60.0
 
 tickets = Tickets()
 """Single-use sign-ins for sockets, of 30 s; shared by all channels and replicas."""
@@ -24,7 +27,10 @@ tickets = Tickets()
 async def _find_identity(token: str) -> Identity | None:
     async with database().reading() as session:
         found = await find_session(session, token)
-    return None if found is None else identity_of(found)
+    if found is None:
+        return None
+    sightings.note(found.session)
+    return identity_of(found)
 
 
 class _TicketHolders:
@@ -37,17 +43,25 @@ class _TicketHolders:
         if identity.session_id is None:
             return False
         async with database().reading() as session:
-            return await session_by_id(session, int(identity.session_id)) is not None
+            found = await session_by_id(session, int(identity.session_id))
+        if found is None or str(found.user.id) != identity.user_id:
+            return False
+        sightings.note(found.session)
+        return True
 
 
-def site_security(authorize: Authorize | None = None) -> Security:
-    """The site's rules for a channel: from its own pages, signed in, and only to the topics that `authorize` allows."""
+def site_security(authorize: Authorize | None = None, *, recheck_s: float = RECHECK_S) -> Security:
+    """The site's rules for a channel: from its own pages, signed in, and only to the topics that `authorize` allows.
+
+    Every `recheck_s` everybody connected is looked up again, for those who could not be cut off at once.
+    """
     settings = read_settings()
     return Security(
         authenticators=[CookieSession(cookie_name(), _find_identity), tickets, _TicketHolders()],
         allowed_origins=list(settings.allowed_origins),
         trusted_proxies=list(settings.trusted_proxies),
         authorize=authorize,
+        recheck_s=recheck_s,
     )
 
 
