@@ -30,8 +30,9 @@ def load(script: Path) -> ModuleType:
 
 @pytest.fixture
 def run(tmp_path: Path) -> ModuleType:
-    (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
-    (tmp_path / "requirements.lock").write_bytes((ROOT / "requirements.lock").read_bytes())
+    (tmp_path / "app").mkdir()
+    for name in ("pyproject.toml", "app/pyproject.toml", "requirements.lock"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     copy = tmp_path / "run"
     copy.write_bytes(SCRIPT.read_bytes())
     return load(copy)
@@ -139,7 +140,7 @@ def test_help_names_every_command() -> None:
 def test_unknown_command_ends_with_2_and_the_list(arguments: list[str]) -> None:
     done = call_script(*arguments)
     assert done.returncode == 2
-    assert "demo, test, check, bench, setup" in done.stderr
+    assert "demo, guide, test, check, bench, setup" in done.stderr
 
 
 def test_unknown_check_ends_with_2_and_the_list() -> None:

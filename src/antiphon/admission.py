@@ -31,6 +31,8 @@ from antiphon.security import Security, asked_before, refuse
 
 __all__ = ["Admission"]
 
+_TRIES = 3
+
 
 class Admission:
     """Lets sockets in and cuts them off; made on the running loop, ends with the attachment."""
@@ -148,9 +150,18 @@ class Admission:
                 await self._count_in(websocket, id, user_id, None)
             if identity is None and user_id is not None and security.asks_about_topics:
                 identity = Identity(user_id=user_id)  # the application's word for it
+            asked_in = self._counters.rechecks
             await self._check_topics(websocket, identity, topics)
             return await self._let_in(
-                websocket, id, entrant, topics, identity=identity, accept=accept, subprotocol=subprotocol, v1=v1
+                websocket,
+                id,
+                entrant,
+                topics,
+                identity=identity,
+                asked_in=asked_in,
+                accept=accept,
+                subprotocol=subprotocol,
+                v1=v1,
             )
         except BaseException:
             self._on_gone(id)
@@ -195,6 +206,7 @@ class Admission:
         topics: Sequence[str],
         *,
         identity: Identity | None,
+        asked_in: int,
         accept: bool,
         subprotocol: str | None,
         v1: bool,
@@ -211,14 +223,7 @@ class Admission:
             listened = routes
             for route in routes:
                 await attachment.heard(route)
-            if self.security.asks_about_topics:
-                self.rechecks.start()
-            if identity is not None:
-                fresh = await self._confirm(identity)
-                if fresh != identity:
-                    await self._check_topics(websocket, fresh, topics)
-                identity = fresh
-            await self.revocations.look_up(entrant)
+            identity = await self._ask_again(websocket, entrant, topics, identity=identity, asked_in=asked_in)
             self._check_revoked(entrant)
             self._check_gate()
             if self.ended is not None:
@@ -238,6 +243,33 @@ class Admission:
             for route in listened:
                 attachment.unlisten(route)
             raise
+
+    async def _ask_again(
+        self,
+        websocket: WebSocket,
+        entrant: Entrant,
+        topics: Sequence[str],
+        *,
+        identity: Identity | None,
+        asked_in: int,
+    ) -> Identity | None:
+        """Ask about a client once more, and return who it is now. `asked_in` is the re-check that its topics saw last.
+
+        A round of re-checks that begins meanwhile, perhaps since something has changed, does not reach this client:
+        then everything is asked anew. Who comes in the middle of one round after the other is seen by the next.
+        """
+        if self.security.asks_about_topics:
+            self.rechecks.start()
+        for _ in range(_TRIES):
+            round_now = self._counters.rechecks
+            fresh = identity if identity is None else await self._confirm(identity)
+            if fresh != identity or round_now != asked_in:
+                await self._check_topics(websocket, fresh, topics)
+            identity, asked_in = fresh, round_now
+            await self.revocations.look_up(entrant)
+            if self._counters.rechecks == round_now:
+                break
+        return identity
 
     async def _confirm(self, identity: Identity) -> Identity:
         """Checked again second: what happened before the client was within the reach of revocations shows here."""

@@ -34,7 +34,7 @@ def check_call(
         raise ConfigurationError(f"identity= takes an antiphon.Identity, not {type(identity).__name__}")
     if isinstance(topics, str):
         raise ConfigurationError(f"topics={topics!r} is one text: give a list of topics, as in [{topics!r}]")
-    return [topic if isinstance(topic, str) else check_topic(topic) for topic in dict.fromkeys(topics)]
+    return list(dict.fromkeys(topic if isinstance(topic, str) else check_topic(topic) for topic in topics))
 
 
 def check_claims(user_id: str | None, topics: list[str], *, limits: Limits) -> str | None:

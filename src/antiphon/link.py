@@ -32,6 +32,7 @@ _HOPELESS = frozenset({Reason.LOADING, Reason.READ_ONLY, Reason.OUT_OF_MEMORY, R
 """Refusals that concern the server and not the one command: the link is of no use while they last."""
 
 _FLUSH_BATCH = 100
+_OTHERS = 10_000
 _READ_PACE_S = 0.25
 _LATE_TICKS = 8
 _TOLERATED_S = 0.2
@@ -114,6 +115,8 @@ class Link:
         self._news = asyncio.Event()
         self._probes: dict[str, float] = {}
         self._probe_due = clock.now() + timings.probe_every_s
+        self._others: set[str] = set()
+        """Replicas that showed themselves in this life."""
         self._pings: deque[tuple[bytes, float]] = deque()
         self._numbers = itertools.count(1)
         self._publisher_ping: tuple[asyncio.Future[None], float] | None = None
@@ -239,10 +242,8 @@ class Link:
             elif envelope.sender == self._replica:
                 self._probes.pop(str(codec.decode(envelope.payload)), None)
                 self._news.set()
-            elif envelope.sender is not None and self._on_peer(envelope.sender):
-                # It does not know of this replica yet, and is not counted perhaps.
-                self.newcomers += 1
-                self._probe_due = min(self._probe_due, self._clock.now() + self._timings.ping_every_s)
+            elif envelope.sender is not None:
+                self._on_other(envelope.sender)
             return
         if envelope.kind is not None:
             self._counters.rejected["kind"] += 1
@@ -262,6 +263,16 @@ class Link:
             self._history.own.observe(self._clock.now() - attempt.since)
         if attempt.replicas is not None:
             self._ledger.confirm(attempt, now=self._clock.now())
+
+    def _on_other(self, replica: str) -> None:
+        """Another replica has probed. One that this life has not heard of yet is not counted perhaps, nor counts this
+        replica: after an outage all come back, one by one, and each counts those who are there already.
+        """
+        is_new = self._on_peer(replica)
+        self.newcomers += is_new
+        if is_new or (replica not in self._others and len(self._others) < _OTHERS):
+            self._others.add(replica)
+            self._probe_due = min(self._probe_due, self._clock.now() + self._timings.ping_every_s)
 
     # -- publishing ----------------------------------------------------------------------------------------------
 

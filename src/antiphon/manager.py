@@ -16,7 +16,7 @@ from antiphon.brokers.base import Broker
 from antiphon.claims import check_call
 from antiphon.codes import CloseCode, Reason, State
 from antiphon.connection import Connection
-from antiphon.conversation import ClientPublishing, Heartbeat, OnMessage
+from antiphon.conversation import ClientPublishing, Heartbeat, OnConnect, OnMessage
 from antiphon.errors import ConfigurationError, ManagerClosed
 from antiphon.health.status import Health
 from antiphon.health.vitals import Vitals
@@ -33,7 +33,7 @@ from antiphon.receipt import OutagePolicy, Receipt, check_outage
 from antiphon.revocation import Disconnected
 from antiphon.roster import Roster
 from antiphon.security import Security
-from antiphon.session import OnClose, OnConnect, Sessions
+from antiphon.session import OnClose, Sessions
 from antiphon.settings import Timings
 from antiphon.snapshots import health_from, stats_of, vitals_of
 from antiphon.stats import ManagerStats
@@ -126,7 +126,9 @@ class WebSocketManager:
         self._tally = Tally()
         self._hub = Hub(self.channel, journal=journal)
         self._roster = Roster(self._hub)
-        self._sessions = Sessions(self._hub, journal=journal, forget=self._roster.forget)
+        self._sessions = Sessions(
+            self._hub, journal=journal, forget=self._roster.forget, close_s=self._options.send_limits.close_s
+        )
         self._stay: Stay | None = None
         self._attachment: Attachment | None = None
         """That of the stay, one step nearer."""
@@ -224,14 +226,15 @@ class WebSocketManager:
     ) -> None:
         """Connect a socket, read it until the client goes, and disconnect it.
 
-        `on_message(connection, message)` gets each message as decoded JSON, one at a time. What is no JSON object, or
-        comes too fast, is answered with an `error` message; who goes on with it, or sends what is too large, is closed
-        (`Limits`). A handler that raises is logged and counted, and the connection goes on. Raises what `connect`
-        raises.
+        `on_message(connection, message)` gets each message as decoded JSON, one at a time. Answer by the connection:
+        the WebSocket may be known no longer. What is no JSON object, or comes too fast, is answered with an `error`
+        message; who goes on with it, or sends what is too large, is closed (`Limits`). A handler that raises is logged
+        and counted, and the connection goes on. Raises what `connect` raises.
 
         `on_connect(connection)` is awaited once the socket hears everything, and before the first message of the client
         is read: the place for a greeting, by `send_personal_message`. What is published meanwhile may come before it.
-        What it raises ends the socket, and goes on to the endpoint: a `Refused` with its code.
+        What it raises goes on to the endpoint and ends the connection: with the code of a `Refused`, else with 1011. It
+        is not interrupted when the client leaves meanwhile, or is cut off.
 
         A client that offers the subprotocol `antiphon.v1` is spoken to in that protocol, unless `subprotocol` names
         another; its messages reach `on_message` as those of all others, and may be any JSON. `heartbeat="earlier"`
@@ -240,8 +243,8 @@ class WebSocketManager:
         It returns when nothing is left to do for the endpoint: with the end of the connection, and on the library's own
         uvicorn protocol as soon as the socket is connected, since the socket is read there without a coroutine for each
         client. What has to be done when the client goes belongs into `on_close(connection)`, not behind this call: it
-        is called in either case once the connection is no longer counted, and must not block; what it raises is logged
-        and counted in `handler_errors`.
+        is called in either case, unless `on_connect` raised, once the connection is no longer counted, and must not
+        block; what it raises is logged and counted in `handler_errors`.
         """
         stay = self._here()
         if subprotocol is None:
@@ -254,12 +257,6 @@ class WebSocketManager:
         connection = await stay.admission.enter(
             websocket, user_id, wanted, identity=identity, subprotocol=subprotocol, v1=v1
         )
-        if on_connect is not None:
-            try:
-                await on_connect(connection)
-            except BaseException:
-                self.disconnect(websocket)
-                raise
         session = self._sessions.open(
             connection,
             stay.conversations,
@@ -268,6 +265,8 @@ class WebSocketManager:
             heartbeat=heartbeat,
             speaks_v1=v1,
         )
+        if on_connect is not None:
+            await session.greet(websocket, on_connect)
         if connection._transport.adopt(session):
             self._roster.let_go(connection)
         else:
@@ -281,9 +280,11 @@ class WebSocketManager:
         InvalidTopicName; and UsageError above `Limits.topics_per_connection`.
         """
         topic = check_topic(topic)
-        connection, stay = self._roster.find(websocket), self._here()
-        if connection is None:
+        connection = self._roster.find(websocket)
+        if connection is None:  # perhaps a handler that still runs after `stop`: it starts nothing again
+            self._check_open()
             return
+        stay = self._here()
         if not await stay.admission.may_hear(connection, topic):
             raise Forbidden(f"topic {topic!r}")
         await stay.subscribe(connection, topic)
@@ -491,10 +492,13 @@ class WebSocketManager:
         self._closed = True
         await self.stop(code=code, reason=reason)
 
-    def _here(self) -> Stay:
-        """The stay on the running event loop, which begins with the first use there."""
+    def _check_open(self) -> None:
         if self._closed:
             raise ManagerClosed(f"the manager of channel {self.channel!r} was closed: construct a new one")
+
+    def _here(self) -> Stay:
+        """The stay on the running event loop, which begins with the first use there."""
+        self._check_open()
         stay = self._stay
         if stay is not None:
             if stay.is_here_or_over(fix=_ONE_LOOP):

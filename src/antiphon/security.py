@@ -34,6 +34,7 @@ from antiphon.auth import (
     close_quietly,
 )
 from antiphon.errors import AntiphonError, ConfigurationError
+from antiphon.false_alarms import refused_with_status
 from antiphon.journal import Journal
 from antiphon.origins import OriginRule, TrustedProxies, Verdict, Why, address_block
 from antiphon.redaction import hide_secrets
@@ -86,6 +87,7 @@ async def refuse(connection: HTTPConnection, refusal: Refused) -> NoReturn:
     if refusal.before_upgrade and connection.application_state is WebSocketState.CONNECTING:
         # The plain way of ASGI is 403 already; other answers need an extension of it.
         if refusal.http_status != 403 and "websocket.http.response" in (connection.scope.get("extensions") or {}):
+            refused_with_status()
             raise RequestRefused(refusal) from refusal
         raise refusal
     close_quietly(connection)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from starlette.websockets import WebSocket, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from antiphon.auth import Refused, close_quietly
 from antiphon.codes import CloseCode
 from antiphon.connection import Connection
-from antiphon.conversation import Conversation, Conversations, Heartbeat, OnMessage, Rest
+from antiphon.conversation import Conversation, Conversations, Heartbeat, OnConnect, OnMessage, Rest
 from antiphon.hub import Hub
 from antiphon.journal import Journal
 
 __all__ = ["OnClose", "OnConnect", "OnMessage", "Session", "Sessions"]
 
-OnConnect = Callable[[Connection], Awaitable[object]]
-"""Awaited with a connection that hears everything, before anything of its client is read."""
 OnClose = Callable[[Connection], object]
 """Called once with a connection that is no longer counted. Must not block; what it raises is logged and counted."""
 
@@ -26,6 +26,8 @@ WAITING = 16
 """Messages of one client that may wait for its handler before its socket is not read any more."""
 MOST_WAITING = 1024
 """Messages that wait at all: what the server has received before it stops reading is still handed over."""
+TURN_MESSAGES = 256
+"""Messages that one client's endpoint takes between two turns of the event loop: a server may hold many thousands."""
 _CUT = frozenset((CloseCode.NOT_SIGNED_IN, CloseCode.REVOKED, CloseCode.FORBIDDEN))
 """The client may not be here any more: what it said before, and nobody has looked at, counts no longer."""
 
@@ -33,17 +35,21 @@ _CUT = frozenset((CloseCode.NOT_SIGNED_IN, CloseCode.REVOKED, CloseCode.FORBIDDE
 class Sessions:
     """The sockets of one manager that are read here: what they have in common, and who is at work for them."""
 
-    __slots__ = ("_quiet", "at_work", "forget", "hub", "in_endpoints", "journal")
+    __slots__ = ("_quiet", "at_work", "close_s", "forget", "hub", "in_endpoints", "journal")
 
-    def __init__(self, hub: Hub, *, journal: Journal, forget: Callable[[Connection], object]) -> None:
+    def __init__(
+        self, hub: Hub, *, journal: Journal, forget: Callable[[Connection], object], close_s: float = 1.0
+    ) -> None:
         self.hub = hub
+        self.close_s = close_s
+        """How long a close frame may take."""
         self.journal = journal
         self.forget = forget
         """Lets go of a connection whose client has gone."""
         self.at_work: set[asyncio.Task[None]] = set()
         """At most one for each adopted socket, while messages of its client wait."""
         self.in_endpoints: set[asyncio.Task[Any] | None] = set()
-        """The tasks of endpoints whose `serve` is at work on a message."""
+        """The tasks of endpoints whose `serve` is at work on a message, or on a greeting."""
         self._quiet: asyncio.Future[None] | None = None
 
     def open(
@@ -92,7 +98,7 @@ class Sessions:
             await asyncio.shield(self._quiet)
 
     def end_in_endpoint(self, task: asyncio.Task[Any] | None) -> None:
-        """An endpoint's `serve` has done its work on a message."""
+        """An endpoint's `serve` has done its work."""
         self.in_endpoints.discard(task)
         quiet, self._quiet = self._quiet, None
         if quiet is not None and not quiet.done():
@@ -117,10 +123,41 @@ class Session:
         self._waiting: list[Mapping[str, object]] | None = None
         """What came while a message is at work."""
 
+    async def greet(self, websocket: WebSocket, on_connect: OnConnect) -> None:
+        """Await `on_connect`, before anything of the client is read.
+
+        What it raises ends the connection, and goes on to the caller; `on_close` is not called then.
+        """
+        sessions, task = self._sessions, asyncio.current_task()
+        sessions.in_endpoints.add(task)
+        try:
+            await self._conversation.greet(self._connection, on_connect)
+        except BaseException as error:
+            is_here = sessions.hub.get(self._connection.id) is self._connection
+            self._has_ended = True
+            self._let_go()
+            self._conversation.end()
+            if isinstance(error, Exception):
+                await asyncio.sleep(0)  # what was sent before, or an earlier end of it, has its turn
+            if isinstance(error, Refused):
+                close_quietly(websocket)  # Starlette closes it, with the code of the refusal
+            elif isinstance(error, Exception) and is_here:
+                await self._say_failed(websocket)
+            raise
+        finally:
+            sessions.end_in_endpoint(task)
+
+    async def _say_failed(self, websocket: WebSocket) -> None:
+        """Tell the client that it is the server's fault; servers just drop the connection when an endpoint raises."""
+        with contextlib.suppress(OSError, RuntimeError, TimeoutError, WebSocketDisconnect):
+            async with asyncio.timeout(self._sessions.close_s):
+                await websocket.close(CloseCode.INTERNAL, "the server failed")
+
     async def run(self, websocket: WebSocket) -> None:
         """Return when the client, or this replica, has closed the connection."""
         code: object = None
         sessions, task = self._sessions, asyncio.current_task()
+        left = TURN_MESSAGES
         try:
             while websocket.client_state is not WebSocketState.DISCONNECTED:
                 event = await websocket.receive()
@@ -134,6 +171,10 @@ class Session:
                         await rest
                     finally:
                         sessions.end_in_endpoint(task)
+                left -= 1
+                if not left:  # nothing above need ever wait: let the writer and everybody else have their turn
+                    await asyncio.sleep(0)
+                    left = TURN_MESSAGES
         finally:
             self._end(code)
 

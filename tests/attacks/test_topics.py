@@ -21,6 +21,7 @@ from tests.transports.raw_client import close
 DENIED = 'antiphon_refused_messages_total{channel="site",reason="forbidden"}'
 INVALID = 'antiphon_refused_messages_total{channel="site",reason="invalid_topic"}'
 CLOSED = 'antiphon_refused_connections_total{channel="site",reason="forbidden"}'
+NONSENSE = 'antiphon_refused_connections_total{channel="site",reason="bad_request"}'
 
 NOT_FOR_ALICE = (
     "user:bob",
@@ -83,13 +84,12 @@ async def test_topic_in_the_address_is_asked_about_before_anything_is_heard(site
         async with handshaken(site.port, request) as client:
             return list(await until_closed(client))
 
-    fresh = new_topic()
-    attacks = [
-        f"topic={fresh}&topic={topic}" for topic in (*NOT_FOR_ALICE, "*", "..%2Fsite", "x" * 300, "user:alice%00")
-    ]
+    fresh, no_names = new_topic(), ("*", "..%2Fsite", "x" * 300, "user:alice%00")
+    attacks = [f"topic={fresh}&topic={topic}" for topic in (*NOT_FOR_ALICE, *no_names)]
+    expected = [[close(4503)]] * len(NOT_FOR_ALICE) + [[close(4506)]] * len(no_names)
     async with site.nothing_gained("site", fresh, *NOT_FOR_ALICE) as grown:
-        assert await asyncio.gather(*map(opens, attacks)) == [[close(4503)]] * len(attacks)
-    assert grown[CLOSED] == len(NOT_FOR_ALICE)
+        assert await asyncio.gather(*map(opens, attacks)) == expected
+    assert (grown[CLOSED], grown[NONSENSE]) == (len(NOT_FOR_ALICE), len(no_names))
 
 
 async def test_client_publishes_nowhere_but_where_it_may_and_only_as_itself(site: Target) -> None:

@@ -97,6 +97,50 @@ async def test_topics_are_asked_about_again_when_the_roles_have_changed_while_co
     await manager.close()
 
 
+@pytest.mark.parametrize("user_id", [None, "42"])
+async def test_topics_are_asked_about_again_when_everybody_was_while_connecting(user_id: str | None) -> None:
+    question = Question()
+    question.answers.set()
+    manager = WebSocketManager("c", security=Security(authorize=question))
+    browser = Browser()
+    browser.accepting = asyncio.Event()
+    connecting = asyncio.create_task(manager.connect(browser.websocket, user_id, topics=["t"]))
+    await until(lambda: bool(question.asked))
+    await settle()
+    question.allows = False
+    manager.recheck()  # which cannot see who is not there yet
+    await settle()
+    assert question.asked == [(user_id, "t")]
+    browser.accepting.set()
+    with pytest.raises(Forbidden):
+        await connecting
+    assert manager.get_connection_count() == 0
+    await manager.close()
+
+
+async def test_nobody_is_kept_out_by_rounds_that_follow_one_another() -> None:
+    manager: WebSocketManager
+
+    class Busy:
+        """Says yes, and has everybody asked about again each time."""
+
+        asked = 0
+
+        async def __call__(self, identity: Identity | None, topic: str) -> bool:
+            self.asked += 1
+            manager.recheck()
+            await settle()
+            return True
+
+    busy = Busy()
+    manager = WebSocketManager("c", security=Security(authorize=busy))
+    browser = Browser()
+    connection = await asyncio.wait_for(manager.connect(browser.websocket, "42", topics=["t"]), 30)
+    assert connection.topics == {"t"}
+    assert 2 <= busy.asked <= 4
+    await manager.close()
+
+
 async def test_security_that_a_dependency_asks_counts_for_a_manager_that_was_given_none() -> None:
     async def lookup(token: str) -> Identity | None:
         return Identity(user_id="42")

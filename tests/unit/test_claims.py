@@ -110,6 +110,7 @@ async def test_another_user_than_the_identitys_is_refused() -> None:
         ({"topics": "chat"}, ConfigurationError),
         ({"topics": [7]}, InvalidTopicName),
         ({"topics": [None]}, InvalidTopicName),
+        ({"topics": [["chat"]]}, InvalidTopicName),
         ({"identity": "42"}, ConfigurationError),
         ({"subprotocol": "antiphon.v1"}, UsageError),
     ],

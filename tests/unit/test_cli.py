@@ -195,10 +195,11 @@ def test_dev_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
         return 1
 
     monkeypatch.setattr(command, "run_dev", run_dev)
-    assert run(["dev", "app:app", "-n", "2", "--port", "9000", "--redis", "none", "--no-keys"]) == 1
-    assert called == [
-        {"app": "app:app", "replicas": 2, "port": 9000, "redis_url": "none", "app_dir": ".", "keys": False}
-    ]
+    options = {"app": "app:app", "replicas": 2, "port": 9000, "redis_url": "none", "app_dir": ".", "keys": False}
+    words = ["dev", "app:app", "-n", "2", "--port", "9000", "--redis", "none", "--no-keys"]
+    assert run(words) == 1
+    assert run([*words, "--broker-switch"]) == 1
+    assert called == [{**options, "broker_switch": False}, {**options, "broker_switch": True}]
 
 
 def test_missing_package_is_explained(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -612,6 +612,22 @@ async def test_a_new_replicas_token_is_answered_with_one_of_the_own_soon() -> No
         assert life.probes() == before + 1
 
 
+async def test_a_known_replicas_token_is_answered_once_in_each_life_of_the_link() -> None:
+    async with Life() as life:
+        life.peers.add("known")  # from an earlier life
+        await life.up()
+        mirroring = asyncio.create_task(life.mirror())
+        before = life.probes()
+        life.publishing.answers = 2
+        for token in (b'"7"', b'"8"', b'"9"'):
+            life.listening.say(
+                Message(CONTROL_ROUTE, envelopes.encode(Envelope(id=None, payload=token, sender="known", kind="probe")))
+            )
+            await asyncio.sleep(2 * TIMINGS.ping_every_s)
+            assert (life.probes(), life.link.replicas, life.link.newcomers) == (before + 1, 2, 0)
+        mirroring.cancel()
+
+
 async def test_a_route_is_left_when_nobody_has_listened_for_a_while() -> None:
     async with Life() as life:
         await life.up()

@@ -11,7 +11,7 @@ import pytest
 
 from antiphon.brokers.memory import MemoryBroker, MemoryPublishing, MemoryServer
 from antiphon.codes import Reason, State
-from antiphon.errors import BrokerRefused, PublishFailed
+from antiphon.errors import BrokerRefused, BrokerUnavailable, PublishFailed
 from antiphon.ledger import Outcome
 from antiphon.outbox import OutboxLimits
 from antiphon.publication import Publication, new_publication
@@ -102,6 +102,32 @@ async def test_every_replica_hears_every_publication_once_and_in_order(cluster: 
 @in_virtual_time(3)
 async def test_replicas_learn_how_many_they_are(cluster: Cluster) -> None:
     await until(lambda: all(replica.relay.replicas == 3 for replica in cluster.replicas))
+
+
+@in_virtual_time(3)
+async def test_replicas_know_how_many_they_are_soon_after_an_outage(cluster: Cluster) -> None:
+    relays = [replica.relay for replica in cluster.replicas]
+    await until(lambda: all(relay.replicas == 3 for relay in relays))
+    for _ in range(5):
+        cluster.server.down = True
+        cluster.server.kill()
+        await until(lambda: all(relay.state is State.DEGRADED for relay in relays))
+        cluster.server.down = False
+        await until(lambda: all(relay.state is State.UP for relay in relays))
+        assert await until(lambda: all(relay.replicas == 3 for relay in relays)) < 1.5
+        assert all(relay._expected_replicas == 3 for relay in relays)
+
+
+@in_virtual_time(3)
+async def test_a_replica_whose_link_alone_was_lost_and_the_others_count_all_again(cluster: Cluster) -> None:
+    relays = [replica.relay for replica in cluster.replicas]
+    await until(lambda: all(relay.replicas == 3 for relay in relays))
+    link = relays[0]._link
+    assert link is not None
+    link.lose(BrokerUnavailable("this one alone", reason=Reason.CONNECTION_LOST))
+    await until(lambda: relays[0].state is State.DEGRADED)
+    await until(lambda: relays[0].state is State.UP)
+    assert await until(lambda: all(relay.replicas == 3 for relay in relays)) < 1.5
 
 
 @in_virtual_time()

@@ -20,11 +20,11 @@ from antiphon.journal import Journal
 from antiphon.limits import Limits
 from antiphon.manager import WebSocketManager
 from antiphon.roster import Roster
-from antiphon.session import MOST_WAITING, WAITING, OnClose, Sessions
+from antiphon.session import MOST_WAITING, TURN_MESSAGES, WAITING, OnClose, Sessions
 from antiphon.transports.asgi import AsgiLane
 from antiphon.transports.base import Receiver, SendLimits
 from antiphon.wire.frames import Frame, Policy
-from tests.unit.browsers import Browser, nothing_left, settle, until
+from tests.unit.browsers import Browser, Event, nothing_left, settle, until
 
 pytestmark = pytest.mark.virtual_time
 
@@ -401,6 +401,29 @@ async def test_stop_does_not_wait_for_the_endpoint_whose_handler_calls_it() -> N
     assert took[0] < 0.5
     browser.leaves()
     await serving
+
+
+class Flooding(Browser):
+    """A client that notes how many of its messages its endpoint had not read when it got the close frame."""
+
+    unread = 0
+
+    async def _send(self, event: Event) -> None:
+        if event["type"] == "websocket.close":
+            self.unread = self._incoming.qsize()
+        await super()._send(event)
+
+
+async def test_close_frame_leaves_before_everything_is_read_that_the_server_has_received(
+    manager: WebSocketManager,
+) -> None:
+    browser = Flooding()
+    for _ in range(10 * TURN_MESSAGES):
+        browser.says("{}")
+    browser.leaves()
+    await manager.serve(browser.websocket)
+    assert browser.close_code == 4505
+    assert browser.unread >= 7 * TURN_MESSAGES
 
 
 # Adopted sockets: called with each event instead of reading.

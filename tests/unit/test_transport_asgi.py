@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 
 import anyio
@@ -61,6 +62,14 @@ async def idle(lane: AsgiLane) -> None:
     async with asyncio.timeout(15):
         while not lane.is_idle:
             await asyncio.sleep(0)
+
+
+async def told_as(peer: Peer, reason: str) -> None:
+    """Wait until the loss of a peer is told, for this reason."""
+    async with asyncio.timeout(15):
+        while not peer.lost:
+            await asyncio.sleep(0.005)
+    assert peer.lost == [reason]
 
 
 def numbered(count: int) -> list[Frame]:
@@ -403,6 +412,35 @@ async def test_cancelled_driver_is_replaced_by_the_next_delivery(lane: AsgiLane)
     peer.transport.send(Frame.of_text("2"))
     await idle(lane)
     assert peer.texts == ["1", "2"]
+
+
+async def test_close_frame_is_sent_though_the_loop_stood_still_for_longer_than_it_may_take(lane: AsgiLane) -> None:
+    peer = Peer(lane, limits=SendLimits(close_s=0.05))
+    for frame in numbered(400):
+        peer.transport.send(frame)
+    peer.transport.close(4505, "too many messages")
+    time.sleep(0.1)  # the deadline is over before the driver has its first turn
+    await told_as(peer, "closed")
+    assert len(peer.texts) == 400
+    assert peer.closed == [(4505, "too many messages")]
+
+
+async def test_close_frame_is_sent_though_somebody_cancelled_the_driver(lane: AsgiLane) -> None:
+    peer = Peer(lane, limits=SendLimits(close_s=0.05))
+    peer.transport.close(4505, "too many messages")
+    assert lane._driver is not None
+    lane._driver.cancel()
+    await told_as(peer, "closed")
+    assert peer.closed == [(4505, "too many messages")]
+
+
+async def test_close_is_given_up_when_its_lane_is_closed(lane: AsgiLane) -> None:
+    peer = Peer(lane, limits=SendLimits(close_s=0.05))
+    peer.transport.close(1001, "bye")
+    lane.close()
+    await told_as(peer, "closed")
+    assert peer.closed == []
+    assert peer.transport._deadline is None
 
 
 async def test_closed_lane_leaves_no_task(lane: AsgiLane) -> None:

@@ -186,10 +186,22 @@ def dev(
     ] = None,
     app_dir: Annotated[str, typer.Option(help="Folder that the application is imported from.")] = ".",
     keys: Annotated[bool, typer.Option("--keys/--no-keys", help="Stop and start parts by single keys.")] = True,
+    broker_switch: Annotated[
+        bool,
+        typer.Option("--broker-switch", help="Let the application stop and start the broker (ANTIPHON_DEV_CONTROL)."),
+    ] = False,
 ) -> None:
     """Run an application on several replicas in one terminal, with a broker of its own."""
     with _reported():
         from antiphon.dev.command import run_dev
 
-        code = run_dev(app=application, replicas=replicas, port=port, redis_url=redis, app_dir=app_dir, keys=keys)
+        code = run_dev(
+            app=application,
+            replicas=replicas,
+            port=port,
+            redis_url=redis,
+            app_dir=app_dir,
+            keys=keys,
+            broker_switch=broker_switch,
+        )
         raise typer.Exit(code)

@@ -10,6 +10,7 @@ from antiphon.conversation.rules import (
     ClientPublishing,
     Heartbeat,
     InboundCounters,
+    OnConnect,
     OnMessage,
 )
 from antiphon.conversation.wheel import Wheel
@@ -24,6 +25,7 @@ __all__ = [
     "Conversations",
     "Heartbeat",
     "InboundCounters",
+    "OnConnect",
     "OnMessage",
     "Rest",
     "Wheel",

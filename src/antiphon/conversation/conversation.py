@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from antiphon.codes import CloseCode, ErrorCode
 from antiphon.connection import Connection
-from antiphon.conversation.rules import HEARTBEAT_S, PING_S, PONG_S, MayDo, OnMessage
+from antiphon.conversation.rules import HEARTBEAT_S, PING_S, PONG_S, MayDo, OnConnect, OnMessage
 from antiphon.errors import InvalidTopicName, MessageTooLarge, PublishFailed
 from antiphon.limits import UNUSED
 from antiphon.topics import check_topic
@@ -79,7 +79,7 @@ class Conversation:
         self._asked = False
         """A ping was sent, and it is not time yet to look for its answer."""
         self._busy = False
-        """A message is at work; what the client sends meanwhile may be unread."""
+        """A message, or the greeting, is at work; what the client sends meanwhile may be unread."""
 
     def end(self, code: object = None) -> None:
         """The client is gone, or was closed: nothing that still comes is taken. Idempotent.
@@ -164,6 +164,15 @@ class Conversation:
         self._all.actions.unsubscribe(connection, topic)
         connection._transport.send(protocol.unsubscribed(topic, ref=frame.ref))
         return None
+
+    async def greet(self, connection: Connection, on_connect: OnConnect) -> None:
+        """Await `on_connect`. Meanwhile nothing is read, so the client is not asked for a sign of life."""
+        self._busy = True
+        try:
+            await on_connect(connection)
+        finally:
+            self._busy = False
+            self._heard = self._all.wheel.tick
 
     # -- what takes time -----------------------------------------------------------------------------------------
 

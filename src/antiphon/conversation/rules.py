@@ -20,6 +20,7 @@ __all__ = [
     "Heartbeat",
     "InboundCounters",
     "MayDo",
+    "OnConnect",
     "OnMessage",
     "Published",
 ]
@@ -32,6 +33,9 @@ PONG_S = 10
 """They have so long to give it."""
 PATIENCE = 10
 """The allowance of refusals gains so many times less than the allowance of messages."""
+
+OnConnect: TypeAlias = Callable[[Connection], Awaitable[object]]
+"""Awaited with a connection that hears everything, before anything of its client is read."""
 
 OnMessage: TypeAlias = Callable[[Connection, object], Awaitable[object]]
 """Called with the connection and the decoded JSON message, one at a time and in order for each connection."""

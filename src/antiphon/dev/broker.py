@@ -20,6 +20,7 @@ USUAL_PORT: Final = 6390
 WATCH_S: Final = 0.25
 RESTART_S: Final = 1.0
 LOG_BYTES: Final = 65_536
+ORDERS: Final = ("status", "stop", "start", "freeze", "thaw")
 
 
 class DevBrokerState(Enum):
@@ -81,6 +82,27 @@ class DevBroker:
                 self._server.freeze()
                 self._state = DevBrokerState.FROZEN
                 self._say("frozen: connections stay open, nothing answers; press f to thaw it")
+
+    def obey(self, order: str) -> DevBrokerState:
+        """Carry out `stop`, `start`, `freeze`, `thaw` or `status`, unless it is so already; return how it is then.
+
+        For the control socket. `start` thaws a server that is frozen. Blocks as the keys do. Raises ValueError for
+        another word, and for `freeze` and `thaw` of a server that is stopped.
+        """
+        if order not in ORDERS:
+            raise ValueError(f"there is no order {order[:40]!r}: {', '.join(ORDERS)}")
+        state = self._state
+        if order in ("freeze", "thaw") and state is DevBrokerState.STOPPED:
+            raise ValueError("the broker is not running: start it first")
+        if (order == "stop" and state is not DevBrokerState.STOPPED) or (
+            order == "start" and state is DevBrokerState.STOPPED
+        ):
+            self.stop_or_start()
+        elif (order == "freeze" and state is DevBrokerState.UP) or (
+            order in ("thaw", "start") and state is DevBrokerState.FROZEN
+        ):
+            self.freeze_or_thaw()
+        return self._state
 
     def close(self) -> None:
         """End the server and remove what it wrote."""

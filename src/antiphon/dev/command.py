@@ -21,12 +21,22 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 
 
-def run_dev(*, app: str, replicas: int, port: int, redis_url: str | None, app_dir: str, keys: bool) -> int:
+def run_dev(
+    *,
+    app: str,
+    replicas: int,
+    port: int,
+    redis_url: str | None,
+    app_dir: str,
+    keys: bool,
+    broker_switch: bool = False,
+) -> int:
     """Run `app` (`module:attribute`) until `q`, Ctrl-C, SIGTERM or SIGHUP, and return the exit code.
 
     Each replica listens on a port of its own (`port` + 1, `port` + 2, …), and all of them behind `port`; 0 chooses free
     ones. `redis_url` is the broker's address, `"none"` for none, and nothing for a Valkey server that lives as long as
-    this command. Without `keys` the terminal is left alone.
+    this command. Without `keys` the terminal is left alone. With `broker_switch` the application may stop and start
+    that Valkey server, by the socket that `ANTIPHON_DEV_CONTROL` names in its environment.
 
     Returns 0 when it was left, 1 when it could not start (an application that does not import, a port in use, no
     server program), 2 for arguments that make no sense. Nothing is left behind: no process, no port, no file.
@@ -35,10 +45,13 @@ def run_dev(*, app: str, replicas: int, port: int, redis_url: str | None, app_di
     broker: DevBroker | None = None
     try:
         plan = make_plan(app=app, replicas=replicas, port=port, redis_url=redis_url, app_dir=app_dir)
+        if broker_switch and not plan.has_own_broker:
+            raise ConfigurationError("--broker-switch is for the broker that is started without --redis")
         if plan.has_own_broker:
             broker = DevBroker(say=lambda text: screen.line("broker", text))
             plan = plan.with_broker(broker.server.url)
-        left = asyncio.run(_run(plan, broker=broker, screen=screen, keys=keys and Keyboard.is_possible()))
+        keys = keys and Keyboard.is_possible()
+        left = asyncio.run(_run(plan, broker=broker, screen=screen, keys=keys, broker_switch=broker_switch))
         return EXIT_LEFT if left else EXIT_FAILED
     except ConfigurationError as error:
         return _complain(error, code=EXIT_FAILED if isinstance(error, MissingExtra) else EXIT_USAGE)
@@ -51,8 +64,9 @@ def run_dev(*, app: str, replicas: int, port: int, redis_url: str | None, app_di
             broker.close()
 
 
-async def _run(plan: Plan, *, broker: DevBroker | None, screen: Screen, keys: bool) -> bool:
-    fleet = Fleet(plan=plan, environment=plan.environment(os.environ), broker=broker, screen=screen)
+async def _run(plan: Plan, *, broker: DevBroker | None, screen: Screen, keys: bool, broker_switch: bool) -> bool:
+    environment = plan.environment(os.environ)
+    fleet = Fleet(plan=plan, environment=environment, broker=broker, screen=screen, broker_switch=broker_switch)
     return await fleet.run(keys=keys)
 
 

@@ -10,6 +10,7 @@ from typing import Final
 from antiphon.dev import texts
 from antiphon.dev.balancer import Balancer
 from antiphon.dev.broker import DevBroker
+from antiphon.dev.control import CONTROL_VARIABLE, Control
 from antiphon.dev.keys import Keyboard
 from antiphon.dev.plan import DevFailed, Plan
 from antiphon.dev.replica import Replica, ReplicaState, WorkerOptions, describe_exit
@@ -25,7 +26,15 @@ LEAVING_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 class Fleet:
     """Starts everything, keeps it running until it is told to leave, and ends everything."""
 
-    def __init__(self, *, plan: Plan, environment: Mapping[str, str], broker: DevBroker | None, screen: Screen) -> None:
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        environment: Mapping[str, str],
+        broker: DevBroker | None,
+        screen: Screen,
+        broker_switch: bool = False,
+    ) -> None:
         self._plan = plan
         self._broker = broker
         self._screen = screen
@@ -33,6 +42,9 @@ class Fleet:
         self._broker_keys: set[asyncio.Task[None]] = set()
         self._broker_turn = asyncio.Lock()
         self._keyboard: Keyboard | None = None
+        self._control = Control(self._obey) if broker_switch and broker is not None else None
+        if self._control is not None:
+            environment = {**environment, CONTROL_VARIABLE: self._control.path}
         options = WorkerOptions(app=plan.app, app_dir=plan.app_dir, colors=screen.colors, environment=environment)
         self._replicas = [
             Replica(number=number, port=port, options=options, screen=screen)
@@ -48,6 +60,8 @@ class Fleet:
             tasks.append(asyncio.create_task(self._broker.watch(), name="broker"))
         leaving = asyncio.create_task(self._leaving.wait(), name="leaving")
         try:
+            if self._control is not None:
+                await self._control.start()
             if not await self._start(leaving):
                 return False
             if not self._leaving.is_set():
@@ -98,6 +112,8 @@ class Fleet:
         if self._keyboard is not None:
             self._keyboard.close()
         await self._balancer.close()
+        if self._control is not None:
+            await self._control.close()
         for replica in self._replicas:
             replica.stop()
         for task in tasks[len(self._replicas) :]:
@@ -159,6 +175,12 @@ class Fleet:
             task = asyncio.create_task(self._one_by_one(act), name="broker key")
             self._broker_keys.add(task)
             task.add_done_callback(self._broker_keys.discard)
+
+    async def _obey(self, order: str) -> str:
+        """What the application orders; one after the other, as with the keys."""
+        assert self._broker is not None
+        async with self._broker_turn:
+            return (await asyncio.to_thread(self._broker.obey, order)).value
 
     async def _one_by_one(self, act: Callable[[], None]) -> None:
         async with self._broker_turn:

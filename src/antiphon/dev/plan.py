@@ -70,6 +70,7 @@ class Plan:
         if self.broker_url is not None:
             environment |= dict.fromkeys(BROKER_VARIABLES, self.broker_url)
         environment["ANTIPHON_DEV_REPLICAS"] = ",".join(self.replica_urls)
+        environment.pop("ANTIPHON_DEV_CONTROL", None)  # that of another `antiphon dev`, in which this one was started
         environment["PYTHONUNBUFFERED"] = "1"
         # A replica that is stopped sends its clients away within its time to end; nobody waits at a terminal for more.
         environment.setdefault("ANTIPHON_DRAIN_S", "1")

@@ -20,7 +20,8 @@ import uvicorn
 from uvicorn.config import LOGGING_CONFIG, STARTUP_FAILURE
 
 from antiphon.dev.ports import HOST
-from antiphon.serving import PROTOCOL
+from antiphon.errors import ConfigurationError
+from antiphon.serving import PROTOCOL, WS_MAX_SIZE
 
 __all__ = ["main"]
 
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         host=HOST,
         port=options.port,
         ws=_protocol(),
+        ws_max_size=WS_MAX_SIZE,
         log_config=_log_config(),
         use_colors=options.colors,
         timeout_graceful_shutdown=GRACE_S,
@@ -101,6 +103,9 @@ def _protocol() -> str:
     try:
         importlib.import_module(PROTOCOL.partition(":")[0])
     except ImportError:  # `websockets` is not there: uvicorn says what that means
+        return "auto"
+    except ConfigurationError as error:  # another uvicorn
+        logging.getLogger("uvicorn.error").warning("%s", error)
         return "auto"
     return PROTOCOL
 

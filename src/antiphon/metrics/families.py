@@ -92,7 +92,9 @@ FAMILIES: Mapping[str, Family] = {
         "counter", ("channel", "reason"), "Messages of clients that were answered with an error, by its code."
     ),
     "antiphon_received_bytes_total": Family("counter", _OF_CHANNEL, "Bytes of those messages."),
-    "antiphon_handler_errors_total": Family("counter", _OF_CHANNEL, "Times that an on_message handler raised."),
+    "antiphon_handler_errors_total": Family(
+        "counter", _OF_CHANNEL, "Times that an on_message handler or on_close raised."
+    ),
     "antiphon_publications_total": Family(
         "counter",
         ("channel", "outcome"),

@@ -127,6 +127,7 @@ class AsgiLane:
         self._watch: asyncio.TimerHandle | None = None
         self._watch_s = WATCH_S
         self._busy: dict[AsgiTransport, None] = {}
+        self._closed = False
         self.pressure = Pressure()
 
     def group(self) -> AsgiGroup:
@@ -155,6 +156,7 @@ class AsgiLane:
 
     def close(self) -> None:
         """End every task of the lane; what is still queued is dropped. The sockets stay open."""
+        self._closed = True
         for transport in list(self._busy):
             transport.detach()
         self.pressure.done(len(self._jobs), sum(job.size for job in self._jobs))
@@ -172,6 +174,14 @@ class AsgiLane:
         self.pressure.add(job.size)
         if self._driver is None or self._driver.done():  # done without an end of its own: somebody cancelled it
             self._start_driver()
+
+    def _goes_on(self) -> bool:
+        """Whether what is queued has its turn still; sees to it that somebody works on it."""
+        if self._closed:
+            return False
+        if self._jobs and (self._driver is None or self._driver.done()):
+            self._start_driver()
+        return not self.is_idle
 
     def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         # Not `create_task`: a loop whose tasks start eagerly would run it inside of the caller.
@@ -338,10 +348,11 @@ class AsgiTransport:
         self._deadline = self._lane._loop.call_later(self._limits.close_s, self._close_in_vain)
 
     def _close_in_vain(self) -> None:
-        """The time for the close frame is over. Where the server holds nothing up, it was the event loop that stood still:
-        the frame has its turn soon, and nothing but the frame ends this socket.
+        """The time for the close frame is over: give up where the server holds it up.
+
+        Where it was the event loop that stood still, the frame has its turn soon, and nothing else ends this socket.
         """
-        if self._sending is None:
+        if self._sending is None and self._lane._goes_on():
             self._deadline = self._lane._loop.call_later(self._limits.close_s, self._close_in_vain)
         else:
             self._end("closed")
