@@ -13,6 +13,8 @@ from starlette.websockets import WebSocketDisconnect
 import antiphon.auth
 import antiphon.tickets
 from antiphon.auth import ClientGone, Refused
+from antiphon.codes import Reason
+from antiphon.errors import BrokerUnavailable
 from antiphon.identity import Identity
 from antiphon.origins import OriginRule
 from antiphon.redaction import SCAN_CHARACTERS, TEXT_CHARACTERS, mask
@@ -42,8 +44,8 @@ def refusal_of(client: TestClient, path: str, **headers: str) -> int:
 
 
 def test_every_block_of_the_page_is_run_here() -> None:
-    marks = ['channel="chat"', 'channel="reports"', 'channel="events"', 'channel="inbox"']
-    assert [sum(mark in body for mark in marks) for body in blocks(PAGE, "python")] == [1, 1, 1, 1]
+    marks = ['channel="chat"', 'channel="reports"', 'channel="board"', 'channel="events"', 'channel="inbox"']
+    assert [sum(mark in body for mark in marks) for body in blocks(PAGE, "python")] == [1, 1, 1, 1, 1]
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -79,6 +81,34 @@ def test_the_recipe_with_tokens_lets_programs_in() -> None:
             until(lambda: namespace["manager"].is_user_connected("nightly-report"))
         assert refusal_of(client, "/ws", authorization="Bearer another") == 4501
         assert refusal_of(client, "/ws?token=a-long-random-token") == 4501
+
+
+def test_the_recipe_with_tickets_lets_each_in_once_and_answers_503_without_a_broker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    namespace = run_block('channel="board"')
+    page = {"origin": "https://app.example"}
+    with TestClient(namespace["app"]) as client:
+
+        def ask(**headers: str) -> Any:
+            return client.post("/ticket", headers={**page, "authorization": "Bearer a-long-random-token", **headers})
+
+        assert ask(authorization="Bearer another").status_code == 401
+        for _ in range(2):
+            path = f"/ws?ticket={ask().json()}"
+            with client.websocket_connect(path, headers=dict(page)):
+                until(lambda: namespace["manager"].is_user_connected("42"))
+            assert refusal_of(client, path, **page) == 4501
+        other = f"/ws?ticket={ask(origin='https://other.example').json()}"
+        assert refusal_of(client, other, **page) == 4501
+        assert refusal_of(client, "/ws", **page) == 4501
+
+        async def away(*_: object, **__: object) -> bool:
+            raise BrokerUnavailable("away", reason=Reason.CONNECTION_LOST)
+
+        monkeypatch.setattr(namespace["tickets"]._store, "put_once", away)
+        answer = ask()
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
 
 
 async def test_the_recipe_for_the_end_of_a_session_cuts_its_sockets() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -259,6 +262,136 @@ def test_programs_get_the_venv_first_and_no_stray_pythonpath(run: ModuleType, mo
     environment = run.child_environment()
     assert "PYTHONPATH" not in environment
     assert environment["PATH"].split(os.pathsep)[0] == run.BIN
+
+
+# -- all tests --------------------------------------------------------------------------------------------------------
+
+DRIVER = """
+import importlib.util, sys
+from importlib.machinery import SourceFileLoader
+
+sys.dont_write_bytecode = True
+loader = SourceFileLoader("run_script", sys.argv[1])
+run = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+loader.exec_module(run)
+run.PYTHON, run.setup = sys.argv[2], lambda: None
+sys.exit(run.main(["test"]))
+"""
+# Stands in for pytest: each part waits until the other one has begun, then for Ctrl-C if the test is about that.
+PART = """#!{python}
+import os, signal, sys, time
+
+number = 0 if any(argument.startswith("--ignore") for argument in sys.argv) else 1
+here = {folder!r} + "/part"
+with open(here + str(number), "w") as file:
+    file.write(repr(sys.argv[1:]))
+while not os.path.exists(here + str(1 - number)):
+    time.sleep(0.01)
+print("this is part", number)
+sys.stdout.flush()
+if {waits}:
+    try:
+        open(here + str(number) + "-waits", "w").close()
+        time.sleep(600)
+    except KeyboardInterrupt:
+        print("part", number, "was interrupted")
+        sys.exit(2)
+sys.exit({statuses}[number])
+"""
+
+
+@pytest.fixture
+def start_parts(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `run test` with stand-ins for both parts, which end with these statuses."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*statuses: int, waits: bool = False) -> subprocess.Popen[str]:
+        part = tmp_path / "python"
+        part.write_text(PART.format(python=sys.executable, folder=str(tmp_path), waits=waits, statuses=statuses))
+        part.chmod(0o755)
+        command = [sys.executable, "-c", DRIVER, str(SCRIPT), str(part)]
+        # Its own session: what the test sends to the group of processes does not reach pytest.
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+needs_posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX scripts and groups of processes")
+
+
+@needs_posix
+def test_all_tests_run_in_two_parts_at_once_and_the_second_is_shown_behind_the_first(
+    start_parts: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = start_parts(0, 0)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    ignored, chosen = [ast.literal_eval((tmp_path / f"part{number}").read_text()) for number in (0, 1)]
+    assert ignored[:2] == chosen[:2] == ["-m", "pytest"]
+    # Nothing is left out, nothing is run twice, and they do not write over one another's cache.
+    assert [f"--ignore={path}" for path in chosen[4:]] == ignored[4:]
+    assert all((ROOT / path).is_dir() for path in chosen[4:])
+    assert ignored[3] != chosen[3]
+    lines = [line for line in output.splitlines() if line]
+    assert lines == ["this is part 0", "=== tests/attacks and tests/replicas", "this is part 1", *lines[-1:]]
+    assert lines[-1] == "run test: both parts passed"
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    ("statuses", "failed"),
+    [
+        ((1, 0), "all other tests"),
+        ((0, 1), "tests/attacks and tests/replicas"),
+        ((2, 5), "all other tests, tests/attacks and tests/replicas"),
+    ],
+)
+def test_the_status_is_1_and_the_part_is_named_when_one_of_the_two_fails(
+    start_parts: Callable[..., subprocess.Popen[str]], statuses: tuple[int, int], failed: str
+) -> None:
+    process = start_parts(*statuses)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert output.endswith(f"run test: failed: {failed}\n")
+
+
+@needs_posix
+def test_both_parts_end_and_the_status_is_not_0_when_ctrl_c_is_pressed(
+    start_parts: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = start_parts(0, 0, waits=True)
+    deadline = time.monotonic() + 60
+    while not all((tmp_path / f"part{number}-waits").exists() for number in (0, 1)):
+        assert time.monotonic() < deadline, "the parts did not begin"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert "part 0 was interrupted" in output
+    assert "part 1 was interrupted" in output
+
+
+def test_tests_run_in_one_process_when_some_are_named(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[list[str]] = []
+
+    class Become(Exception):
+        pass
+
+    def become(command: list[str], *_: object) -> None:
+        became.append(command)
+        raise Become
+
+    monkeypatch.setattr(run, "setup", lambda: None)
+    monkeypatch.setattr(run, "become", become)
+    with pytest.raises(Become):
+        run.main(["test", "tests/unit", "-x"])
+    assert became == [[run.PYTHON, "-m", "pytest", "tests/unit", "-x"]]
 
 
 # -- the checks of its own --------------------------------------------------------------------------------------------

@@ -16,7 +16,14 @@ import pytest_asyncio
 from antiphon.dev.broker_server import BrokerServer
 from encore.db import Database, open_database
 from harness.databases import Databases
+from harness.logs import logging_kept
 from harness.site import Site
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    with logging_kept():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -26,9 +33,11 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest, databases: Databases) -> str:
+def database_url(request: pytest.FixtureRequest, databases: Databases) -> Iterator[str]:
     """A fresh database: SQLite, then PostgreSQL."""
-    return databases.fresh(request.param)
+    url = databases.fresh(request.param)
+    yield url
+    databases.drop(url)
 
 
 @pytest_asyncio.fixture
@@ -54,7 +63,9 @@ async def make_site(databases: Databases) -> AsyncIterator[MakeSite]:
             kind: str = "sqlite", *, replicas: int = 2, broker: bool = True, environment: dict[str, str] | None = None
         ) -> Site:
             server = stack.enter_context(BrokerServer.start("valkey")) if broker else None
-            site = Site(databases.fresh(kind), replicas=replicas, broker=server, environment=environment)
+            url = databases.fresh(kind)
+            stack.callback(databases.drop, url)
+            site = Site(url, replicas=replicas, broker=server, environment=environment)
             return await stack.enter_async_context(site)
 
         yield make

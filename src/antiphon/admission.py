@@ -170,7 +170,8 @@ class Admission:
             revocations.unregister(entrant)
 
     async def refuse_version(self, websocket: WebSocket) -> NoReturn:
-        """Refuse a client that speaks only versions of the protocol that nobody here does."""
+        """Refuse a client that speaks no version of the protocol that this server does; its origin is checked first."""
+        await self.security.admit_origin(websocket)
         await self._refuse(websocket, UnsupportedVersion())
 
     async def _check_claims(self, websocket: WebSocket, entrant: Entrant, topics: list[str]) -> None:

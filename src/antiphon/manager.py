@@ -244,7 +244,7 @@ class WebSocketManager:
         uvicorn protocol as soon as the socket is connected, since the socket is read there without a coroutine for each
         client. What has to be done when the client goes belongs into `on_close(connection)`, not behind this call: it
         is called in either case, unless `on_connect` raised, once the connection is no longer counted, and must not
-        block; what it raises is logged and counted in `handler_errors`.
+        block; what it raises is logged. What any of the three raises is counted in `handler_errors`.
         """
         stay = self._here()
         if subprotocol is None:

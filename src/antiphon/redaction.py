@@ -35,6 +35,9 @@ _LOGGERS = (
     "websockets.protocol",
     "websockets.server",
 )
+_ACCESS_LOG = "uvicorn.access"
+_ACCESS_ARGUMENTS = 5
+"""Its formatter needs so many as they are: its lines consist of them, each masked by itself, and of nothing else."""
 _FAMILIES = ("antiphon.", "daphne.", "granian.", "gunicorn.", "hypercorn.", "uvicorn.", "websockets.")
 
 _ENDINGS = ("token", "ticket", "secret", "password", "passwd", "key", "session", "auth")
@@ -50,6 +53,8 @@ SCAN_CHARACTERS = 8 * 1024
 """What is looked at of one line where a text is longer than this; what comes after it is left out."""
 TEXT_CHARACTERS = 64 * 1024
 """What is looked at of one text."""
+PAIRS = 256
+"""`name=value` pairs that are looked at in one text, or in a line of a longer one; what comes after is left out."""
 _NAME_CHARACTERS = 80
 _WORD_CHARACTERS = 8
 
@@ -82,7 +87,8 @@ def mask(text: str) -> str:
     token, key, password, session, auth and the like, also when the name is percent-encoded; the headers Authorization,
     Cookie, Set-Cookie and X-Api-Key; what follows `Bearer` or `Basic`; passwords in addresses.
 
-    Of a text above 8 KiB only the first 8 KiB of each line stay, and of all its lines 64 KiB: that bounds the time.
+    Of a text above 8 KiB only the first 8 KiB of each line stay, and of all its lines 64 KiB; and nothing stays that
+    comes behind 256 pairs. That bounds the time.
     """
     if len(text) <= SCAN_CHARACTERS:
         return _masked(text)
@@ -125,7 +131,10 @@ def _mask_pairs(text: str) -> str:
     """The values of `name=value`; a value may hold other pairs, as an address in an address does."""
     parts: list[str] = []
     done = 0
-    while equals := _equals.search(text, done):
+    for _ in range(PAIRS):
+        equals = _equals.search(text, done)
+        if equals is None:
+            return "".join((*parts, text[done:]))
         before = text[max(done, equals.start() - _NAME_CHARACTERS) : equals.start()]
         parts.append(text[done : equals.end()])
         done = equals.end()
@@ -135,7 +144,8 @@ def _mask_pairs(text: str) -> str:
             kept = value[0][1:]
             parts.append(MASK + kept[len(kept.rstrip(_CLOSING)) :])
             done = value.end()
-    return "".join((*parts, text[done:]))
+    more = _equals.search(text, done)
+    return "".join((*parts, text[done:] if more is None else f"... ({len(text) - done} characters left out)"))
 
 
 def _is_secret(name: str) -> bool:
@@ -187,7 +197,10 @@ def _mask_record(record: logging.LogRecord) -> None:
     elif type(record.args) is dict:
         record.args = {name: _masked_argument(argument) for name, argument in record.args.items()}
     # Any other mapping computes its values, as those of hypercorn and gunicorn do: only the whole line is looked at.
-    line = record.getMessage()
+    taken_apart = (
+        record.name == _ACCESS_LOG and isinstance(record.args, tuple) and len(record.args) == _ACCESS_ARGUMENTS
+    )
+    line = "" if taken_apart else record.getMessage()
     masked = mask(line)
     if masked != line:
         # A secret that only the whole line shows, as in "token=%s".

@@ -134,6 +134,8 @@ class Session:
             await self._conversation.greet(self._connection, on_connect)
         except BaseException as error:
             is_here = sessions.hub.get(self._connection.id) is self._connection
+            if is_here and isinstance(error, Exception):
+                self._conversation.count_greeting(error)
             self._has_ended = True
             self._let_go()
             self._conversation.end()

@@ -32,7 +32,7 @@ class HubCounters:
     filter_errors: int = 0
     """Messages kept back because the filter raised."""
     handler_errors: int = 0
-    """Times that an `on_message` handler or `on_close` raised."""
+    """Times that `on_connect`, `on_message` or `on_close` raised."""
     expired: int = 0
     """Messages that arrived after their expiry."""
     connects: int = 0

@@ -341,6 +341,21 @@ async def test_memory_store_refuses_values_when_it_is_full() -> None:
     assert len(store) == 1
 
 
+async def test_memory_store_refuses_notes_at_new_keys_when_it_is_full() -> None:
+    now = 0.0
+    store = MemoryStore(lambda: now)
+    for number in range(VALUES_LIMIT):
+        await store.note(str(number), b"x", at_s=1.0, ttl_s=1.0)
+    with pytest.raises(BrokerRefused) as full:
+        await store.note("one more", b"x", at_s=1.0, ttl_s=1.0)
+    assert full.value.reason is Reason.OUT_OF_MEMORY
+    await store.note("0", b"y", at_s=2.0, ttl_s=1.0)
+    assert await store.notes(["0", "one more"]) == [b"x", b"y"]
+    now = 2.5
+    await store.note("one more", b"x", at_s=1.0, ttl_s=1.0)
+    assert len(store) == 1
+
+
 # -- servers ---------------------------------------------------------------------------------------------------------
 
 

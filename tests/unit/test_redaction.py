@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
 from antiphon import redaction
-from antiphon.redaction import SecretsFilter, hide_secrets, mask
+from antiphon.redaction import PAIRS, SecretsFilter, hide_secrets, mask
 from antiphon.serving import PROTOCOL
 
 ROOT = Path(__file__).parents[2]
@@ -233,6 +233,43 @@ def test_arguments_are_masked_and_keep_their_places(log: tuple[logging.Logger, i
     )
     logger.info('%s - "%s %s HTTP/%s" %d', "1.2.3.4:5", "GET", "/ws?token=SECRET&a=1", "1.1", 200)
     assert written.getvalue() == "1.2.3.4:5 GET /ws?token=***&a=1 HTTP/1.1 200 OK\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/basic", "/basic"),
+        ("/docs/bearer", "/docs/bearer"),
+        ("/x?cookie=SECRET", "/x?cookie=***"),
+        ("/x?authorization=SECRET", "/x?authorization=***"),
+        ("/x?a=1&cookie=", "/x?a=1&cookie="),
+        ("/x-api-key:SECRET", "/x-api-key:***"),
+        ("/x?token=SECRET", "/x?token=***"),
+        ("/token=", "/token="),
+        ("/x?y=" + "z" * 8180, "/x?y=" + "z" * 8180),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_access_log_of_uvicorn_keeps_its_arguments_whatever_the_path_is(path: str, shown: str) -> None:
+    record = logging.LogRecord(
+        "uvicorn.access",
+        logging.INFO,
+        __file__,
+        1,
+        '%s - "%s %s HTTP/%s" %d',
+        ("1.2.3.4:5", "GET", path, "1.1", 200),
+        None,
+    )
+    assert SecretsFilter().filter(record)
+    line = AccessFormatter("%(client_addr)s %(request_line)s %(status_code)s", use_colors=False).format(record)
+    assert line == f"1.2.3.4:5 GET {shown} HTTP/1.1 200 OK"
+
+
+def test_pairs_of_one_text_are_bounded_and_nothing_behind_them_is_shown() -> None:
+    text = "a=&" * PAIRS
+    assert mask(text) == text
+    assert mask(f"{text}token=SECRET") == f"{text[:-1]}... (13 characters left out)"
+    assert mask("token=SECRET&" * PAIRS) == "token=***&" * PAIRS
 
 
 def test_a_secret_that_only_the_whole_line_shows_is_masked(log: tuple[logging.Logger, io.StringIO]) -> None:

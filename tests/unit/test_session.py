@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from antiphon.auth import BadRequest, Revoked, UnsupportedVersion
+from antiphon.auth import BadRequest, OriginRefused, Revoked, UnsupportedVersion
 from antiphon.codes import State
 from antiphon.connection import Connection
 from antiphon.conversation import Actions, ClientPublishing, Conversations
@@ -104,6 +104,12 @@ async def test_serve_refuses_what_connect_refuses(manager: WebSocketManager) -> 
         await manager.serve(newer.websocket)
     assert newer.accepted is not None
     assert newer.accepted["subprotocol"] == "antiphon.v2"
+    foreign = Browser()
+    foreign.websocket.scope["subprotocols"] = ["antiphon.v2"]
+    foreign.websocket.scope["headers"] = [(b"host", b"site.example"), (b"origin", b"https://evil.example")]
+    with pytest.raises(OriginRefused):
+        await manager.serve(foreign.websocket)
+    assert foreign.accepted is None
     assert manager.vitals().refused_connections == {"bad_request": 1, "version": 1}
 
 

@@ -116,6 +116,8 @@ async def test_greeting_that_raises_is_raised_and_the_client_is_told_unless_a_re
         await manager.serve(failed.websocket, "1", on_connect=broken, on_close=closed.append)
     assert (refused.close_code, failed.close_code) == (None, 1011)
     assert (manager.get_connection_count(), closed) == (0, [])
+    assert manager.stats().handler_errors == 1
+    assert manager.vitals().ended_connections == {"FORBIDDEN": 1}
     await manager.broadcast("x")
     await settle()
     assert refused.texts == failed.texts == []

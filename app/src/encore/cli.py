@@ -172,7 +172,9 @@ def demo(
     command += ["--replicas", str(replicas), "--port", str(port)]
     command += ["--broker-switch"] if redis is None else ["--redis", redis]
     command += [] if keys else ["--no-keys"]
-    print(INTRODUCTION.format(port=port, next=port + 1, after=port + 2) if port else INTRODUCTION_ANY_PORT)
+    broker = SWITCH if redis is None else ""
+    introduction = INTRODUCTION if port else INTRODUCTION_ANY_PORT
+    print(introduction.format(port=port, next=port + 1, after=port + 2, broker=broker))
     sys.stdout.flush()
     os.execve(command[0], command, dict(os.environ))
 
@@ -181,20 +183,21 @@ PEOPLE = """
   People   ann, ben (listeners)   tom (team)   cleo (creator)   ada (admin)
            one click on the page signs in; everywhere else their password is antiphon-demo
 """
+SWITCH = """           Stop the broker on the page, under Operations, and go on writing; start it again.
+"""
 INTRODUCTION = (
     PEOPLE
     + """
   Try      open http://127.0.0.1:{next}/ and http://localhost:{after}/ side by side: two people on two replicas
            (two names of this machine, so that each window has a session of its own). Write in one, watch the other.
-           Stop the broker on the page, or with the key b, and go on writing; start it again.
-           http://127.0.0.1:{port}/docs lists all routes and sockets.
+{broker}           http://127.0.0.1:{port}/docs lists all routes and sockets.
 """
 )
 INTRODUCTION_ANY_PORT = (
     PEOPLE
     + """
   Try      open two of the replicas below side by side, one as 127.0.0.1 and one as localhost: two people, two replicas.
-"""
+{broker}"""
 )
 
 

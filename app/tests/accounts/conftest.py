@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -28,8 +27,7 @@ SERVE = "import sys, antiphon; antiphon.run('accounts.hall:app', port=int(sys.ar
 class HallSite(Site):
     """Serves the hall beside everything else."""
 
-    def command(self, replica: int) -> list[str]:
-        return [sys.executable, "-c", SERVE, str(self.ports[replica])]
+    code = SERVE
 
 
 class MakeHall(Protocol):

@@ -37,12 +37,16 @@ async def log_in(site: Site, name: str, password: str = PASSWORD, *, replica: in
 async def test_a_name_is_throttled_on_all_replicas_and_free_again_when_the_wait_is_over(halls: Site) -> None:
     await account(halls, "mia")
     await account(halls, "max")
-    answers = [await log_in(halls, "MIA", f"wrong {number}", replica=number % 2) for number in range(10)]
-    codes = [answer.status_code for answer in answers]
-    assert codes[:5] == [401] * 5
-    assert 429 in codes[5:]
-    locked = [await log_in(halls, "mia", replica=replica) for replica in (0, 1)]
-    assert 429 in [answer.status_code for answer in locked]
+    for _ in range(3):
+        answers = [await log_in(halls, "MIA", f"wrong {number}", replica=number % 2) for number in range(8)]
+        codes = [answer.status_code for answer in answers]
+        assert codes[:5] == [401] * 5
+        assert 429 in codes[5:]
+        locked = await asyncio.gather(*(log_in(halls, "mia", replica=replica) for replica in (0, 1)))
+        if 429 in [answer.status_code for answer in locked]:
+            break  # otherwise the machine stood still for the whole wait, which does not happen again and again
+    else:
+        raise AssertionError("the right password is not held back after wrong ones")
     assert (await log_in(halls, "max")).status_code == 200
     deadline_s = time.monotonic() + 200
     answer = await log_in(halls, "mia")
@@ -61,19 +65,23 @@ async def test_an_address_is_throttled_when_it_tries_many_names_but_not_who_is_k
     site = await make_halls(broker=False, replicas=1)
     await account(site, "known", address="127.0.0.1")
     await account(site, "stranger")
-    codes = [(await log_in(site, f"user{number}", "wrong")).status_code for number in range(40)]
-    assert codes[:30] == [401] * 30
-    assert 429 in codes
-    assert (await log_in(site, "stranger")).status_code == 429
-    assert (await log_in(site, "known")).status_code == 200
+    codes = [(await log_in(site, f"user{number}", "wrong")).status_code for number in range(30)]
+    assert codes == [401] * 30
     # A client does not choose its address where no proxy is trusted.
-    http = site.guest().http
-    forwarded = await http.post(
-        "/api/auth/login",
-        json={"username": "stranger", "password": PASSWORD},
-        headers={"x-forwarded-for": "198.51.100.7"},
-    )
-    assert forwarded.status_code == 429
+    forwarded = {"x-forwarded-for": "198.51.100.7"}
+    stranger = {"username": "stranger", "password": PASSWORD}
+    answers: list[httpx2.Response] = []
+    for number in range(4):
+        answers = await asyncio.gather(
+            log_in(site, f"more{number}", "wrong"),
+            log_in(site, "stranger"),
+            site.guest().http.post("/api/auth/login", json=stranger, headers=forwarded),
+        )
+        if [answer.status_code for answer in answers] == [429] * 3:
+            break  # otherwise the machine stood still for the whole wait; the next one is twice as long
+    else:
+        raise AssertionError(f"the address is not held back: {answers}")
+    assert (await log_in(site, "known")).status_code == 200
 
 
 async def test_an_unknown_name_takes_as_long_as_a_wrong_password(halls: Site) -> None:

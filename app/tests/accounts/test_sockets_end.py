@@ -13,7 +13,7 @@ from accounts.conftest import MakeHall
 from sqlalchemy import update
 from websockets.exceptions import InvalidStatus
 
-from encore.accounts.models import LoginSession
+from encore.accounts.models import LoginSession, User
 from encore.accounts.service_people import create_user
 from encore.accounts.sessions import cookie_name, start_session
 from encore.db import now
@@ -222,6 +222,27 @@ async def test_sockets_close_at_their_next_look_when_the_broker_was_away(make_ha
             return await (await site.person()).http.post("/api/auth/ws-ticket")
 
         await eventually(ticket, lambda answer: answer.status_code == 200)
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_sockets_close_at_their_next_look_when_a_role_was_lost_unheard(make_halls: MakeHall) -> None:
+    site = await make_halls(environment={"HALL_RECHECK_S": "1"})
+    cleo, ann = await site.person("cleo", roles=["creator", "team"]), await site.person("ann")
+    ticket = (await cleo.post("/api/auth/ws-ticket"))["ticket"]
+    async with AsyncExitStack() as stack:
+        by_cookie = await stack.enter_async_context(cleo.socket("/hall"))
+        by_ticket = await stack.enter_async_context(site.guest(replica=1).socket(f"/hall?ticket={ticket}"))
+        of_ann = await stack.enter_async_context(ann.at(1).socket("/hall"))
+        for socket in (by_cookie, by_ticket, of_ann):
+            await socket.heard()
+        # As when the message that cuts them off is lost; and somebody else gets a role meanwhile.
+        async with site.database.writing() as session:
+            await session.execute(update(User).where(User.id == cleo.id).values(is_creator=False))
+            await session.execute(update(User).where(User.id == ann.id).values(is_creator=True))
+        assert await by_cookie.closed() == await by_ticket.closed() == REVOKED
+        await of_ann.heard()
+    async with cleo.socket("/hall") as again:
+        await again.heard()
 
 
 @pytest.mark.asyncio(loop_scope="function")

@@ -49,6 +49,43 @@ async def test_nobody_learns_of_it_when_it_is_private(shared_site: Site, cleo: P
     assert (await cleo.get(f"{ASK}/admin?q=private%20matter"))["items"][0]["id"] == number
 
 
+async def test_only_its_owner_and_deciders_are_told_when_a_private_one_moves(shared_site: Site, cleo: Person) -> None:
+    ann, ben = await shared_site.person(), await shared_site.person(replica=1)
+    async with ann.at(1).socket("/ws/book-requests") as of_ann, ben.socket("/ws/book-requests") as of_ben:
+        for socket in (of_ann, of_ben):
+            assert await socket.heard() == []
+        # Whose it is says the session, not the body.
+        body = {"title": "Quietly", "is_private": True, "user_id": ben.id, "owner_id": ben.id, "status": "approved"}
+        asked = await ann.post(ASK, body, status=201)
+        assert (asked["user_id"], asked["status"]) == (ann.id, "pending")
+        path = f"{ASK}/{asked['id']}"
+        await cleo.put(f"{path}/status", {"status": "approved"})
+        await cleo.post(f"{path}/replies", {"text": "It is on its way"}, status=201)
+        await cleo.put(f"{path}/status", {"status": "pending"})
+        await ben.patch(path, {"owner_id": ben.id}, status=405)
+        await ann.delete(path, status=204)
+        heard = [(message["type"], message["data"]["status"]) for message in await of_ann.heard()]
+        statuses = [("status_updated", status) for status in ("approved", "pending", "withdrawn")]
+        assert heard == [("request_created", "pending"), *statuses]
+        assert await of_ben.heard() == []
+
+
+async def test_a_private_one_stays_unknown_when_requests_are_merged(shared_site: Site, cleo: Person) -> None:
+    ann, ben = await shared_site.person(), await shared_site.person()
+    private, public = await ask(ann, "Her Secret", is_private=True), await ask(ben, "His Wish")
+    refused = await cleo.post(f"{ASK}/{public}/merge", {"into_id": private}, status=409)
+    assert refused["code"] == "private_request"
+    await cleo.post(f"{ASK}/{private}/merge", {"into_id": public})
+    seen = await ben.get(f"{ASK}/{public}")
+    assert "Secret" not in str(seen)
+    assert seen["votes"] == 1
+    assert seen["history"][-1]["text"] == "a private request was merged into this one"
+    # One's own private requests may be merged as one likes.
+    first, second = await ask(ann, "Mine", is_private=True), await ask(ann, "Mine too", is_private=True)
+    await cleo.post(f"{ASK}/{first}/merge", {"into_id": second})
+    assert (await ann.get(f"{ASK}/{second}"))["history"][-1]["text"] == "'Mine' was merged into this one"
+
+
 @pytest.mark.parametrize(
     ("steps", "status"),
     [
@@ -129,7 +166,8 @@ async def test_votes_move_when_requests_are_merged(shared_site: Site, cleo: Pers
         merged = await cleo.post(f"{ASK}/{second}/merge", {"into_id": first})
         assert (merged["status"], merged["merged_into_id"], merged["votes"]) == ("rejected", first, 0)
         message = await of_ben.next()
-        assert message["data"]["message"] == "Your request 'Emma, by Austen' was merged into 'Emma'"
+        assert message["data"]["message"] == "Your request 'Emma, by Austen' is now rejected"
+        assert message["data"]["reason"] == "Merged into 'Emma'"
         assert (await of_tom.next())["data"]["id"] == second
     assert (await cleo.get(f"{ASK}/{first}"))["votes"] == 2  # Tom and Ben
     await cleo.post(f"{ASK}/{second}/merge", {"into_id": first}, status=409)

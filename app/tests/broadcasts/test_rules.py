@@ -54,6 +54,8 @@ async def test_others_may_not_when_it_is_for_staff(shared_site: Site, method: st
         ({"message": "x", "roles": ["listener"]}, 422),
         ({"message": "x", "send_at": "2026-01-01T00:00:00"}, 422),
         ({"message": "x", "send_at": "2126-01-01T00:00:00Z"}, 400),
+        ({"message": "x", "send_at": "0001-01-01T00:00:00+23:59"}, 422),
+        ({"message": "x", "send_at": "9999-12-31T23:59:59-23:59"}, 422),
         ({"message": "x", "target_user_ids": [999_999]}, 400),
     ],
 )
@@ -83,6 +85,10 @@ async def test_only_its_audience_hears_it_when_it_is_for_some(shared_site: Site,
             for socket in (of_tom, of_ann):
                 assert (await socket.next("new_broadcast"))["broadcast"]["id"] == number
             assert [row for row in await of_ben.heard() if row["type"] == "new_broadcast"] == []
+            alone = await cleo.post(SEND, {"message": "to one", "target_user_ids": [ann.id]})
+            assert (alone["sent_to_users"], alone["reached"]) == (0, 1)
+            latest = (await cleo.get("/api/creator/broadcasts?limit=1"))["items"][0]
+            assert (latest["id"], latest["reached"]) == (alone["broadcast"]["id"], 1)
     shown = [row["id"] for row in _active(await tom.get(f"{SEND}/active"))]
     assert number in shown
     assert number not in [row["id"] for row in _active(await ben.get(f"{SEND}/active"))]

@@ -164,6 +164,13 @@ def test_a_picture_is_refused_when_it_is_cut_off(name: str) -> None:
             read_picture(content[:length])
 
 
+@pytest.mark.parametrize("filling", [b"\xff\xe0\x00\x02", b"\xff\xff"])
+def test_a_picture_is_refused_when_its_size_stands_behind_too_much(filling: bytes) -> None:
+    assert read_picture(jpeg(640, 480, before=filling * 100)).width_px == 640
+    with pytest.raises(Unprocessable):
+        read_picture(jpeg(640, 480, before=filling * 2_000))
+
+
 HUGE = (jpeg(4097, 1), jpeg(1, 0), picture(65000, 1), webp(b"VP8X", b"\0" * 4 + b"\xff" * 6))
 
 

@@ -219,8 +219,10 @@ async def test_a_form_is_refused_when_it_is_broken_or_an_attack(visit: Visit, st
         answer = await cleo.post("/api/tracks", content=body, headers=headers)
         assert answer.status_code == status, (what, answer.text)
         assert set(answer.json()) == {"code", "detail"}
-    wrong = await cleo.post("/api/tracks", content=b"x", headers={"Content-Type": "multipart/form-data"})
-    assert wrong.status_code == 415
+    for boundary, status in (("", 415), ("; boundary=", 415), ("; boundary=" + "b" * 5_000, 400)):
+        headers = {"Content-Type": "multipart/form-data" + boundary}
+        wrong = await cleo.post("/api/tracks", content=b"--b--", headers=headers)
+        assert wrong.status_code == status
     assert kept(storage) == []
 
 

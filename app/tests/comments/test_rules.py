@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import insert, update
 
+from encore.catalogue.models import Track
+from encore.comments.models import Comment
+from encore.db import now
 from harness.site import Json, Person, Site
 from harness.tracks import add_track
 
@@ -48,6 +52,16 @@ async def test_a_bad_comment_is_refused_and_told_to_nobody_when_it_is_sent(
         await socket.next("connected")
         await ann.post(f"/api/tracks/{track}/comments", data=form, status=status)
         assert await socket.heard() == []
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"null", b"[" * 30_000, b'{"content": ' * 5_000, b'{"content": NaN}', b'{"content": "\\ud800"}']
+)
+async def test_an_edit_is_refused_when_its_body_makes_no_sense(ann: Person, track: int, body: bytes) -> None:
+    comment = await write(ann, track)
+    headers = {"Content-Type": "application/json"}
+    answer = await ann.put(f"/api/comments/{comment['id']}", content=body, headers=headers, status=422)
+    assert set(answer) == {"code", "detail"}
 
 
 async def test_a_reply_stays_on_its_track_when_the_parent_is_on_another(
@@ -100,8 +114,10 @@ async def test_guests_read_and_do_not_listen_when_they_come(shared_site: Site, t
 
 async def test_it_is_refused_when_somebody_writes_too_much(shared_site: Site, track: int) -> None:
     person = await shared_site.person()
-    for _ in range(60):
-        await write(person, track)
+    comment = {"track_id": track, "user_id": person.id, "content": "x", "at_s": 1.0, "created_at": now()}
+    async with shared_site.database.writing() as session:
+        await session.execute(insert(Comment), [comment] * 59)
+    await write(person, track)
     answer = await person.http.post(f"/api/tracks/{track}/comments", data={"content": "x", "timestamp": 1})
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "10")
 
@@ -123,3 +139,22 @@ async def test_everybody_sees_it_when_comments_are_closed(shared_site: Site) -> 
         answer = await listener.post(f"/api/tracks/{track}/comments", data=form, status=409)
         assert answer["code"] == "comments_closed"
         await cleo.post(f"/api/tracks/{track}/comments", data=form, status=201)
+
+
+async def test_the_albums_creator_hears_of_a_comment_when_somebody_else_uploaded_the_track(shared_site: Site) -> None:
+    cleo = await shared_site.person(roles={"creator"})
+    admin, listener = await shared_site.person(roles={"admin"}), await shared_site.person(replica=1)
+    album = await cleo.post("/api/albums", {"title": "Together", "kind": "music"}, status=201)
+    track = await add_track(shared_site.database, admin.id)
+    async with shared_site.database.writing() as session:
+        await session.execute(update(Track).where(Track.id == track).values(album_id=album["id"]))
+    elsewhere = await add_track(shared_site.database, cleo.id)
+    async with (
+        cleo.socket(f"/ws/comments/{elsewhere}") as of_cleo,
+        admin.socket(f"/ws/comments/{elsewhere}") as of_admin,
+    ):
+        for socket in (of_cleo, of_admin):
+            await socket.next("connected")
+        comment = await write(listener, track)
+        for socket in (of_cleo, of_admin):
+            assert (await socket.next("mention"))["comment"] == comment

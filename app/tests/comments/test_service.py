@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+
 import pytest
 from sqlalchemy import event, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from encore.accounts.models import User
 from encore.catalogue.models import Track
+from encore.catalogue.service import delete_track
 from encore.comments import service
 from encore.comments.channel import TypingNotes, manager
 from encore.comments.models import Comment
 from encore.db import Database, now
-from encore.errors import Conflict
+from encore.errors import Conflict, SiteError
 from harness.tracks import add_track
 
 ROWS = 100_000
+
+
+Deed = Callable[[AsyncSession], Awaitable[object]]
 
 
 async def add_user(database: Database, name: str, **flags: bool) -> User:
@@ -48,6 +57,34 @@ async def test_only_staff_comments_when_comments_are_closed(database: Database) 
     async with database.writing() as session:
         data = await service.create(session, tom, track_id=track, content="x", at_s=1.0, parent_id=None)
     assert data.username == "tom"
+
+
+async def test_writers_are_told_that_it_is_gone_when_the_track_or_the_comment_is_deleted_meanwhile(
+    database: Database,
+) -> None:
+    ann, ben = await add_user(database, "ann", is_creator=True), await add_user(database, "ben")
+
+    async def outcome(act: Deed) -> str:
+        try:
+            async with database.writing() as session:
+                await act(session)
+        except SiteError as error:
+            return error.code
+        return "done"
+
+    for _ in range(10):
+        track = await add_track(database, ann.id)
+        async with database.writing() as session:
+            parent = await service.create(session, ann, track_id=track, content="x", at_s=1.0, parent_id=None)
+
+        async def write(session: AsyncSession, *, track_id: int = track, parent_id: int | None = parent.id) -> None:
+            await service.create(session, ben, track_id=track_id, content="@ann", at_s=1.0, parent_id=parent_id)
+
+        deeds: list[Deed] = [write, write, partial(service.remove, user=ann, comment_id=parent.id), write, write]
+        assert set(await asyncio.gather(*map(outcome, deeds))) <= {"done", "not_found"}
+        alone = partial(write, parent_id=None)
+        deeds = [alone, alone, partial(delete_track, user=ann, track_id=track), alone, alone]
+        assert set(await asyncio.gather(*map(outcome, deeds))) <= {"done", "not_found"}
 
 
 async def test_a_page_costs_the_same_when_there_are_100_000_comments(database: Database) -> None:

@@ -108,6 +108,10 @@ async def test_old_state_and_messages_make_the_fresh_state_when_a_service_acts(
         pages = [await fetched(database, stage.ben, id) for id in (stage.thread, stage.sub_thread)]
         await do(database, partial(story, x=stage))
         assert recorder.told, f"{name} announces nothing"
+        members = {str(user.id) for user in users}
+        for told in recorder.told:
+            # Of what is private nothing goes out that does not name those whom it is for.
+            assert not is_private or (told.users is not None and told.users <= members), told
         for page in pages:
             heard = recorder.heard_by(stage.ben, page.id)
             if name == "delete a sub-thread" and page.id == stage.sub_thread:

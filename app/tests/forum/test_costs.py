@@ -12,9 +12,19 @@ from forum.scene import begin, people, say, statements
 from sqlalchemy import bindparam, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from antiphon import Identity
 from encore.accounts.models import User
 from encore.db import Database, UtcTime, now
-from encore.forum import like_service, listings, member_service, message_service, report_service, thread_service
+from encore.forum import (
+    channel,
+    like_service,
+    listings,
+    member_service,
+    message_service,
+    report_service,
+    thread_service,
+)
+from encore.forum.access import topic_of
 from encore.forum.models import Thread
 from encore.forum.search import search
 from encore.pagination import write_cursor
@@ -82,6 +92,24 @@ async def _cost(database: Database, read: Read) -> tuple[int, int]:
         with statements(database) as seen:
             page = await read(session)
     return len(page.items), len(seen)
+
+
+async def test_rechecks_do_not_ask_the_database_again_and_again_about_public_threads(database: Database) -> None:
+    ann, ben = await people(database, "ann", "ben")
+    public, private = await begin(database, ann), await begin(database, ann, members=(ann,))
+    listeners = [Identity(user_id=str(user.id)) for user in (ann, ben)]
+    topics = [topic_of(started.thread.id) for started in (public, private)]
+    channel._public_until.clear()
+    heard, costs = [], []
+    for _ in range(2):
+        for listener in listeners:
+            for topic in topics:
+                with statements(database) as seen:
+                    heard.append(await channel.may_hear(listener, topic))
+                costs.append(len(seen))
+    assert heard == [True, True, True, False] * 2
+    assert costs == [1, 2, 0, 2] + [0, 2] * 2
+    channel._public_until.clear()
 
 
 # -- among 100,000 -----------------------------------------------------------------------------------------------------

@@ -179,6 +179,16 @@ async def test_nothing_of_a_message_is_kept_but_its_place_when_it_is_removed(dat
     )
 
 
+async def test_everyone_is_marked_when_the_staff_writes_it(database: Database) -> None:
+    ann, tom = await people(database, "ann", tom="team")
+    for author, is_marked in ((ann, False), (tom, True)):
+        started = await begin(database, author)
+        said = await say(database, author, started.thread.id, "Hello @everyone")
+        edit = partial(message_service.edit_message, editor=author, message_id=said.id, content="Well, @everyone")
+        for html in (said.content_html, (await do(database, edit)).content_html):
+            assert ('class="mention everyone"' in html) is is_marked
+
+
 async def test_the_history_has_what_a_message_said_when_it_is_edited(database: Database) -> None:
     (ann,) = await people(database, "ann")
     message = (await begin(database, ann)).message.id
@@ -416,6 +426,6 @@ async def test_a_message_is_refused_when_its_html_comes_out_too_large(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (ann,) = await people(database, "ann")
-    monkeypatch.setattr(posting, "render", lambda content: "x" * 200_000)
+    monkeypatch.setattr(posting, "render", lambda content, marks_everyone: "x" * 200_000)
     begin_it = partial(thread_service.create_thread, author=ann, title="x", content="x")
     await refused(database, BadRequest, begin_it, code="too_large")

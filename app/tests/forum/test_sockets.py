@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from conftest import MakeSite
 from sqlalchemy import insert
@@ -95,6 +97,21 @@ async def test_a_socket_takes_no_more_threads_when_it_hears_128(shared_site: Sit
         answers = [await socket.next() for _ in threads]
     assert [answer["type"] for answer in answers] == ["subscribed"] * 128 + ["error"]
     assert answers[-1]["code"] == "too_many_threads"
+
+
+async def test_a_like_counts_once_when_it_is_clicked_on_two_replicas_at_once(shared_site: Site) -> None:
+    ann, ben = await shared_site.person(), await shared_site.person()
+    started = await begin(ann)
+    path = f"{API}/messages/{started['message']['id']}/like"
+    tabs = [ben.at(replica) for replica in (0, 1)]
+    async with ann.at(1).socket(f"{API}/ws/thread/{started['thread']['id']}") as socket:
+        await socket.next("connected")
+        for act, kind, count in (("post", "message_liked", 1), ("delete", "message_unliked", 0)):
+            answers = await asyncio.gather(*(getattr(tab, act)(path) for tab in tabs for _ in range(3)))
+            assert [answer["like_count"] for answer in answers] == [count] * 6
+            told = await socket.next(kind)
+            assert (told["like_count"], told["thread_id"]) == (count, started["thread"]["id"])
+        assert await socket.heard() == [], "told once for each"
 
 
 async def test_guests_read_what_is_public_and_write_nothing(shared_site: Site) -> None:

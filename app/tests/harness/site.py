@@ -8,8 +8,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
@@ -26,6 +24,7 @@ from antiphon.dev.ports import free_port
 from encore.accounts.models import User
 from encore.accounts.sessions import cookie_name, start_session
 from encore.db import Database
+from harness import nursery
 
 __all__ = ["Json", "Person", "Site", "Socket", "eventually"]
 
@@ -173,13 +172,17 @@ class Person:
             headers["Cookie"] = f"{cookie_name()}={self.token}"
         address = self.base.replace("http", "ws", 1) + path
         page = self.base if origin == "" else origin
-        options: dict[str, Any] = {"origin": page, "compression": None, "proxy": None}
+        # With a bound, a socket that many unread messages have come to would take 10 s to close.
+        options: dict[str, Any] = {"origin": page, "compression": None, "proxy": None, "max_queue": None}
         async with connect(address, additional_headers=headers, **options) as connection:
             yield Socket(connection, types=self._site.heard_types)
 
 
 class Site:
     """Replicas on ports of their own over one database, with or without a broker. Start it by `async with`."""
+
+    code = "import sys; from encore.cli import main; main(['serve', '--port', sys.argv[1]])"
+    """What a replica runs, with its port as the argument; tests with endpoints of their own run something else."""
 
     def __init__(
         self,
@@ -203,7 +206,7 @@ class Site:
         Guard.shared().keep_clean(self._folder)
         self.storage = Path(self._folder, "files")
         self.ports = [free_port() for _ in range(replicas)]
-        self._processes: list[subprocess.Popen[bytes] | None] = [None] * replicas
+        self._processes: list[nursery.Replica | None] = [None] * replicas
 
     async def __aenter__(self) -> Site:
         for number in range(self._count):
@@ -232,15 +235,10 @@ class Site:
         if self.broker is not None:
             environment["REDIS_URL"] = self.broker.url
         environment.update(self._environment)
-        command = self.command(replica)
-        with self.log_path(replica).open("ab") as log:
-            process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        port = str(self.ports[replica])
+        process = nursery.start(self.code, port, environment=environment, log=self.log_path(replica))
         Guard.shared().watch(process.pid)
         self._processes[replica] = process
-
-    def command(self, replica: int) -> list[str]:
-        """How a replica is started; tests with endpoints of their own start something else."""
-        return [sys.executable, "-m", "encore", "serve", "--port", str(self.ports[replica])]
 
     def pid(self, replica: int = 0) -> int:
         """The process of a replica that runs."""
@@ -316,5 +314,5 @@ class Site:
             return process.wait(timeout=60)
         finally:
             process.kill()
-            process.wait()
+            process.wait(timeout=60)
             Guard.shared().forget(process.pid)

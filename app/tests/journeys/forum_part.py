@@ -133,6 +133,7 @@ async def _private(stage: Stage, thread: int, message: int) -> None:
         await page.send({"type": "subscribe", "thread_id": thread})
     await stage.all_hear(pages, "subscribed", thread_id=thread)
     assert len((await stage.there(ben).get(f"{ROOT}/threads/{thread}/members"))["items"]) == 2
+    await stage.there(ben).get(f"{ROOT}/threads/{thread}/members/{ben.id}")
     await ann.put(f"{ROOT}/threads/{thread}/members/{stage.tom.id}")
     await ann.delete(f"{ROOT}/threads/{thread}/members/{ben.id}", status=204)
     await stage.all_hear(pages, "unsubscribed", thread_id=thread)

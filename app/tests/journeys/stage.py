@@ -30,8 +30,8 @@ class Stage:
     sockets: list[Socket] = field(default_factory=list)
 
     async def pages(self, person: Person, path: str, *, greeting: bool = True) -> list[Socket]:
-        """The person's sockets that hear what happens at replica 1: there, and while linked at replica 2 as well."""
-        replicas = (0, 1) if self.linked else (0,)
+        """The person's sockets that hear what happens at replica 1: there, and while linked at the last one as well."""
+        replicas = (0, len(self.site.ports) - 1) if self.linked else (0,)
         opened = []
         for replica in replicas:
             socket = await self.stack.enter_async_context(person.at(replica).socket(path))

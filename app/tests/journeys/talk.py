@@ -89,7 +89,8 @@ async def book_requests(stage: Stage) -> None:
     await ben.delete(f"{root}/{number}/vote")
     assert (await cleo.post(f"{root}/{double}/merge", {"into_id": number}))["merged_into_id"] == number
     message = await stage.all_hear(theirs, "status_updated")
-    assert message["data"]["message"] == "Your request 'Middlemarch (Eliot)' was merged into 'Middlemarch'"
+    assert message["data"]["message"] == "Your request 'Middlemarch (Eliot)' is now rejected"
+    assert message["data"]["reason"] == "Merged into 'Middlemarch'"
     await cleo.post(f"{root}/{number}/replies", {"text": "on its way"}, status=201)
     await cleo.put(f"{root}/{number}/status", {"status": "approved"})
     for pages in (mine, theirs):

@@ -1,4 +1,4 @@
-"""Everything that the site can do, on two replicas: with a broker, with one that is killed half-way, and without.
+"""Everything that the site can do, on replicas with a broker, with one that is killed half-way, and without.
 
 At the end the requests and messages of the journey are compared with the site's own documents: what is new there, and
 is not in a journey, makes this fail.
@@ -47,7 +47,7 @@ async def prepare(site: Site, stack: AsyncExitStack, *, linked: bool) -> Stage:
 
 @pytest.mark.parametrize("broker", ["up", "killed", "none"])
 async def test_everything_works_when_the_broker_is(make_site: MakeSite, broker: str) -> None:
-    site = await make_site(broker=broker != "none")
+    site = await make_site(broker=broker != "none", replicas=3 if broker == "up" else 2)
     async with AsyncExitStack() as stack:
         stage = await prepare(site, stack, linked=broker == "up")
         if broker == "killed":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,7 @@ async def test_one_click_signs_in_as_any_of_the_people(demo: Demo) -> None:
             # Whoever signs in leaves the session before.
             assert len((await ask(browser, "GET", "/api/auth/sessions"))["items"]) == 1
         await ask(browser, "POST", "/api/demo/sign-in", json={"name": "nobody"}, status=404)
+        await ask(browser, "POST", "/api/demo/sign-in", json={"name": "a\0"}, status=422)
 
 
 async def test_the_password_works_and_there_is_something_to_look_at(demo: Demo) -> None:
@@ -136,3 +139,23 @@ async def test_the_broker_is_stopped_and_started_from_the_page(demo: Demo) -> No
                 timeout_s=60,
             )
             assert status["mode"] == "demo"
+
+
+async def test_run_demo_starts_the_site_and_run_guide_the_smallest_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(__file__).parents[3] / "run"
+    loader = SourceFileLoader("run_of_the_repository", str(path))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    run = importlib.util.module_from_spec(spec)
+    loader.exec_module(run)
+    became: list[tuple[list[str], str]] = []
+    monkeypatch.setattr(run, "setup", lambda: None)
+    monkeypatch.setattr(run, "become", lambda command, environment, folder: became.append((command, folder)))
+    run.main(["demo", "--port", "0"])
+    run.main(["demo", "--folder", "here"])
+    run.main(["guide"])
+    demo, chosen, guide = became
+    assert demo[0][1:] == ["-m", "encore", "demo", "--folder", run.DEMO, "--port", "0"]
+    assert chosen[0][1:] == ["-m", "encore", "demo", "--folder", "here"]
+    assert guide[0][1:] == ["-m", "antiphon.cli", "dev", "app:app", "--replicas", "3"]
+    assert (Path(guide[1]) / "app.py").is_file()

@@ -146,6 +146,24 @@ def test_every_reference_leads_somewhere() -> None:
         assert resolve(document, reference)
 
 
+def test_every_route_says_how_to_sign_in_for_it() -> None:
+    schemes = app.openapi()["components"]["securitySchemes"]
+    assert set(schemes) == {"session", "operator"}
+    assert lacking(lambda operation: all(set(one) <= set(schemes) for one in operation["security"])) == []
+    security = {operation["operationId"]: operation["security"] for _, operation in operations()}
+    assert security["accounts_login"] == []
+    assert security["accounts_me"] == [{"session": []}]
+    assert security["forum_list_threads"] == [{"session": []}, {}]
+    assert security["operation_drain"] == [{"operator": []}]
+    assert security["operation_status"] == [{"session": []}, {"operator": []}]
+
+
+def test_every_shape_has_a_name_of_its_own() -> None:
+    # Two classes of one name get their modules' names, which are no names for clients.
+    assert [name for name in app.openapi()["components"]["schemas"] if "__" in name] == []
+    assert [name for name in asyncapi()["components"]["schemas"] if "__" in name] == []
+
+
 def test_the_demonstrations_routes_are_documented_like_all_others() -> None:
     for route in demo.routes:
         assert inspect.getdoc(route.endpoint)  # type: ignore[attr-defined]  # all of them are routes of functions
@@ -219,6 +237,7 @@ def test_every_payload_is_a_schema_with_the_type_as_a_constant() -> None:
         assert re.fullmatch(r"([a-z_]+\.)?[A-Z]\w+", name)
         schema = resolve(document, message["payload"]["$ref"])
         assert schema["properties"]["type"]["const"] == message["name"]
+        assert "type" in schema["required"]
         jsonschema_rs.validator_for({**schema, "components": document["components"]})
 
 

@@ -51,6 +51,8 @@ async def test_health_and_readiness_are_for_everybody_and_tell_no_version_or_add
     assert (alive.status_code, alive.json()) == (200, {"status": "ok"})
     ready = await ask(production, "/readyz")
     assert (ready.status_code, ready.json()["ready"], ready.json()["database"]) == (200, True, "ok")
+    for path in ("/healthz", "/readyz", "/"):
+        assert (await ask(production, path, method="HEAD")).status_code == 200
     for answer in (alive, ready):
         assert answer.headers["cache-control"] == "no-store"
         text = f"{answer.text}{dict(answer.headers)}"
@@ -155,7 +157,9 @@ async def test_metrics_and_the_drain_are_for_operators_alone(
     assert (await ask(production, "/readyz")).json()["draining"] is False
 
 
-async def test_a_drain_ends_the_sockets_and_turns_readiness_red(databases: Databases) -> None:
+async def test_a_drained_replica_is_red_without_sockets_and_ends_with_0(
+    databases: Databases,
+) -> None:
     async with Site(databases.fresh("sqlite"), replicas=1) as site:
         ann = await site.person()
         async with ann.socket("/ws/broadcasts") as socket:
@@ -165,6 +169,8 @@ async def test_a_drain_ends_the_sockets_and_turns_readiness_red(databases: Datab
             assert await socket.closed() == 1012
         assert (await site.guest().get("/readyz", status=503))["status"] == "draining"
         assert site.terminate(0) == 0
+        assert "drained" in site.log(0)
+        assert "Traceback" not in site.log(0)
 
 
 # -- what production does not show ------------------------------------------------------------------------------------
@@ -217,10 +223,3 @@ async def test_the_log_of_production_is_json_with_ids_and_without_secrets(produc
     assert "geheim" not in production.log(0)
     assert headers["Cookie"].partition("=")[2] not in production.log(0)
     assert TOKEN not in production.log(0)
-
-
-async def test_a_replica_ends_with_0_and_says_so_when_it_is_told_to(databases: Databases) -> None:
-    async with Site(databases.fresh("sqlite"), replicas=1) as site:
-        assert site.terminate(0) == 0
-        assert "drained" in site.log(0)
-        assert "Traceback" not in site.log(0)

@@ -10,8 +10,10 @@ import httpx2
 import pytest
 import pytest_asyncio
 from catalogue.sounds import picture, sound
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from encore.main import app
+from encore.operation.asyncapi import SOCKETS
 from harness.databases import Databases
 from harness.site import Person, Site
 from harness.tracks import add_track
@@ -86,6 +88,7 @@ WHO_MAY = {
     "forum_create_sub_thread_of_thread": SIGNED_IN,
     "forum_mark_thread_read": SIGNED_IN,
     "forum_list_thread_members": OWNERS,
+    "forum_get_thread_member": OWNERS,
     "forum_add_thread_member": OWNERS,
     "forum_remove_thread_member": OWNERS,
     "forum_search": EVERYBODY,
@@ -180,6 +183,12 @@ def soon() -> str:
     return (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=100)).isoformat()
 
 
+async def test_the_document_says_the_same_of_guests_as_the_table() -> None:
+    for name, (_, _, operation) in OPERATIONS.items():
+        is_open = operation["security"] == [] or {} in operation["security"]
+        assert is_open is (GUEST in WHO_MAY[name]), name
+
+
 class World:
     """What is there to be asked for: each time something new, which belongs to the owner."""
 
@@ -232,12 +241,14 @@ class World:
         made = await self.people["musician"].post("/api/tracks", data={"title": self.name()}, files=files, status=201)
         return int(made["id"])
 
+    async def silent_track(self) -> int:
+        return await add_track(self.site.database, self.people["musician"].id, title=self.name())
+
     async def album(self) -> int:
         return int((await self.people["musician"].post("/api/albums", {"title": self.name()}, status=201))["id"])
 
     async def comment(self) -> int:
-        track = await add_track(self.site.database, self.people["musician"].id)
-        path = f"/api/tracks/{track}/comments"
+        path = f"/api/tracks/{await self.silent_track()}/comments"
         form = {"content": "Nice", "timestamp": "1"}
         return int((await self.people[OWNER].post(path, data=form, status=201))["id"])
 
@@ -285,7 +296,7 @@ async def places(world: World, operation: str, path: str, *, is_private: bool) -
         "{message_id}": lambda: world.message(is_private=is_private),
         "{notification_id}": world.notification,
         "{report_id}": world.report,
-        "{track_id}": world.track,
+        "{track_id}": world.track if operation.startswith("catalogue_") else world.silent_track,
         "{album_id}": world.album,
         "{comment_id}": world.comment,
         "{broadcast_id}": world.broadcast,
@@ -295,7 +306,7 @@ async def places(world: World, operation: str, path: str, *, is_private: bool) -
         "{user_id}": world.user,
     }
     made = {name: await make() for name, make in makers.items() if name in path}
-    if operation == "forum_remove_thread_member":
+    if operation in ("forum_get_thread_member", "forum_remove_thread_member"):
         await world.people[OWNER].put(f"/api/forum/threads/{made['{thread_id}']}/members/{made['{user_id}']}")
     return made
 
@@ -432,3 +443,67 @@ async def test_what_operators_may_nobody_may_by_a_session(world: World, operatio
     _, path, _ = OPERATIONS[operation]
     answer = await world.people[ADMIN].http.get(path, headers={"Authorization": "Bearer the-operators-token"})
     assert answer.status_code in (401, 405)
+
+
+# -- sockets ----------------------------------------------------------------------------------------------------------
+
+WHO_MAY_LISTEN = {
+    "broadcasts": SIGNED_IN,
+    "trackComments": SIGNED_IN,
+    "forum": SIGNED_IN,
+    "forumThread": SIGNED_IN,
+    "forumGlobal": SIGNED_IN,
+    "bookRequests": SIGNED_IN,
+    "bookRequestsAdmin": DECIDERS,
+}
+LISTENED = [(socket.name, address) for socket in SOCKETS for address in socket.addresses]
+
+
+async def hears(person: Person, path: str) -> bool:
+    """Whether somebody is let in and answered. Else they get a status, or a code that says: do not come back."""
+    refusal = await refusal_of(person, path)
+    assert refusal in (None, 401, 403, 404) or 4500 <= refusal < 4600
+    return refusal is None
+
+
+async def refusal_of(person: Person, path: str) -> int | None:
+    try:
+        async with person.socket(path) as socket:
+            await socket.send({"type": "ping"})
+            await socket.next("pong")
+            return None
+    except InvalidStatus as refused:
+        return refused.response.status_code
+    except ConnectionClosed as closed:
+        return 1006 if closed.rcvd is None else closed.rcvd.code
+
+
+@pytest.mark.parametrize(("name", "address"), LISTENED)
+async def test_a_socket_is_for_those_of_the_table_and_for_nobody_else(world: World, name: str, address: str) -> None:
+    made = await places(world, name, address, is_private=False)
+    for place, value in made.items():
+        address = address.replace(place, str(value))
+    heard = {role for role in ROLES if await hears(world.people[role], address)}
+    assert heard == WHO_MAY_LISTEN[name]
+
+
+@pytest.mark.parametrize("address", ["/api/forum/ws/thread/{thread_id}", "/ws/forum/{thread_id}"])
+async def test_a_private_threads_socket_is_for_its_members_alone(world: World, address: str) -> None:
+    address = address.replace("{thread_id}", str(await world.thread(is_private=True)))
+    assert {role for role in ROLES if await hears(world.people[role], address)} == OWNERS
+
+
+@pytest.mark.parametrize("address", ["/ws/comments/999999", "/ws/forum/999999", "/ws/comments/x", "/ws/forum/x"])
+async def test_a_socket_of_what_is_not_there_is_refused_for_everybody(world: World, address: str) -> None:
+    assert {role for role in ROLES if await hears(world.people[role], address)} == set()
+
+
+@pytest.mark.parametrize(("name", "address"), LISTENED)
+async def test_who_one_claims_to_be_is_never_believed(world: World, name: str, address: str) -> None:
+    made = await places(world, name, address, is_private=False)
+    for place, value in made.items():
+        address = address.replace(place, str(value))
+    ada, cleo = world.people[ADMIN], world.people[CREATOR]
+    assert await hears(ada, f"{address}?user_id={ada.id}")
+    assert not await hears(cleo, f"{address}?user_id={ada.id}")
+    assert not await hears(world.people[GUEST], f"{address}?user_id={ada.id}")

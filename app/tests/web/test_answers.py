@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from encore import web
 from encore.main import app as site
@@ -186,6 +186,40 @@ async def test_no_more_is_read_of_a_body_than_its_limit() -> None:
     await Bodies(Starlette(routes=[Route("/api/echo", echo, methods=["POST"])]), json_bytes=5000)(scope, receive, send)
     assert read == 6000
     assert [message["status"] for message in sent if message["type"] == "http.response.start"] == [413]
+
+
+async def test_a_body_is_refused_when_it_takes_too_long_and_then_nothing_hurries() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def wait_for_the_end(scope: Scope, receive: Receive, send: Send) -> None:
+        message = await receive()
+        while message["type"] == "http.request":
+            message = await receive()
+        await PlainTextResponse("gone")(scope, receive, send)
+
+    async def ask(*messages: Message, end_s: float) -> list[int]:
+        waiting = list(messages)
+
+        async def receive() -> Message:
+            if not waiting:
+                await asyncio.sleep(end_s)
+                return {"type": "http.disconnect"}
+            return waiting.pop(0)
+
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"100")]
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "query_string": b""}
+        sent.clear()
+        await Bodies(wait_for_the_end, body_s=0.05)(scope, receive, send)
+        return [message["status"] for message in sent if message["type"] == "http.response.start"]
+
+    piece = {"type": "http.request", "body": b"{", "more_body": True}
+    assert await ask(piece, end_s=60) == [408]
+    assert b'"too_slow"' in sent[-1]["body"]
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert await ask(piece, {**piece, "more_body": False}, end_s=0.2) == [200]
 
 
 async def test_an_upload_passes_as_it_comes_where_the_route_counts(visitor: httpx2.AsyncClient) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sized
 from typing import Final
 
 from antiphon.brokers.store import NOTES_LIMIT, Lease
@@ -14,12 +14,14 @@ from antiphon.errors import BrokerRefused, BrokerUnavailable
 __all__ = ["MemoryStore"]
 
 VALUES_LIMIT: Final = 100_000
-"""Values that may wait to be taken; one more is refused. What has expired makes room within a second."""
+"""Values that may wait to be taken, and keys that may have notes; one more is refused. What has expired makes room
+within a second.
+"""
 
 
 class MemoryStore:
     """An `antiphon.brokers.store.Store` that nobody outside this process sees. It never blocks, and fails only when
-    100,000 values wait in it (BrokerRefused), and after `close`.
+    100,000 values wait in it, or as many keys have notes (BrokerRefused), and after `close`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -43,12 +45,7 @@ class MemoryStore:
         self._check()
         if self._value(key) is not None:
             return False
-        if len(self._values) >= VALUES_LIMIT:
-            raise BrokerRefused(
-                f"{VALUES_LIMIT:,} values wait in this process' memory: bound the rate at which they are made, or "
-                "use Redis",
-                reason=Reason.OUT_OF_MEMORY,
-            )
+        _check_room(self._values)
         self._values[key] = (value, self._clock() + ttl_s)
         return True
 
@@ -62,6 +59,8 @@ class MemoryStore:
     async def note(self, key: str, entry: bytes, *, at_s: float, ttl_s: float) -> None:
         """Add an entry to the notes at a key."""
         self._check()
+        if key not in self._notes:
+            _check_room(self._notes)
         entries = self._notes.setdefault(key, {}) if self._note_ends.get(key, 0.0) > self._clock() else {}
         self._notes[key] = entries
         self._note_ends[key] = self._clock() + ttl_s
@@ -167,3 +166,12 @@ class MemoryStore:
             del self._notes[key], self._note_ends[key]
         for key in [key for key, ends in self._ends.items() if ends <= now]:
             del self._places[key], self._ends[key]
+
+
+def _check_room(kept: Sized) -> None:
+    if len(kept) >= VALUES_LIMIT:
+        raise BrokerRefused(
+            f"{VALUES_LIMIT:,} values wait in this process' memory: bound the rate at which they are made, or "
+            "use Redis",
+            reason=Reason.OUT_OF_MEMORY,
+        )

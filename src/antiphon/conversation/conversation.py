@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
+from antiphon.auth import Refused
 from antiphon.codes import CloseCode, ErrorCode
 from antiphon.connection import Connection
 from antiphon.conversation.rules import HEARTBEAT_S, PING_S, PONG_S, MayDo, OnConnect, OnMessage
@@ -173,6 +174,13 @@ class Conversation:
         finally:
             self._busy = False
             self._heard = self._all.wheel.tick
+
+    def count_greeting(self, error: Exception) -> None:
+        """Count a greeting that ended the connection."""
+        if isinstance(error, Refused):
+            self._all.counters.closed[getattr(error.close_code, "name", str(error.close_code))] += 1
+        else:
+            self._all.hub.counters.handler_errors += 1
 
     # -- what takes time -----------------------------------------------------------------------------------------
 

@@ -118,6 +118,8 @@ class InboundCounters:
     refused: Counter[str] = field(default_factory=Counter)
     """Messages that were answered with an error, by its code."""
     closed: Counter[str] = field(default_factory=Counter)
-    """Connections that were closed for what the client sent, or did not send, by the name of the close code."""
+    """Connections that were closed for what the client sent, or did not send, or that were refused while they were
+    greeted, by the name of the close code.
+    """
     published: int = 0
     """Publications by clients."""

@@ -93,7 +93,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "antiphon_received_bytes_total": Family("counter", _OF_CHANNEL, "Bytes of those messages."),
     "antiphon_handler_errors_total": Family(
-        "counter", _OF_CHANNEL, "Times that an on_message handler or on_close raised."
+        "counter", _OF_CHANNEL, "Times that on_connect, on_message or on_close raised."
     ),
     "antiphon_publications_total": Family(
         "counter",

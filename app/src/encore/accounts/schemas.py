@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_core import PydanticCustomError
 
 from encore.accounts.models import LoginSession, User
 from encore.accounts.passwords import LONGEST, SHORTEST
@@ -41,8 +42,24 @@ Username = Annotated[
         examples=["ann"],
     ),
 ]
-GivenPassword = Annotated[SecretStr, Field(min_length=1, max_length=LONGEST)]
-ChosenPassword = Annotated[SecretStr, Field(min_length=SHORTEST, max_length=LONGEST)]
+
+
+def _at_least(shortest: int) -> AfterValidator:
+    def check(value: SecretStr) -> SecretStr:
+        # pydantic's own text for secrets counts their "items".
+        if not shortest <= len(value.get_secret_value()) <= LONGEST:
+            raise PydanticCustomError("password_length", f"A password has {shortest} to {LONGEST:,} characters")
+        return value
+
+    return AfterValidator(check)
+
+
+def _documented(shortest: int) -> Any:
+    return Field(json_schema_extra={"minLength": shortest, "maxLength": LONGEST})
+
+
+GivenPassword = Annotated[SecretStr, _at_least(1), _documented(1)]
+ChosenPassword = Annotated[SecretStr, _at_least(SHORTEST), _documented(SHORTEST)]
 
 
 class SignUp(BaseModel):

@@ -33,8 +33,8 @@ async def _find_identity(token: str) -> Identity | None:
     return identity_of(found)
 
 
-class _TicketHolders:
-    """The truth about those who came by ticket: is their session still there?"""
+class _StillTheSame:
+    """The truth about those who are connected, by cookie or ticket: is their session there, and every role they had?"""
 
     async def authenticate(self, connection: object) -> Identity | None:
         return None
@@ -46,6 +46,8 @@ class _TicketHolders:
             found = await session_by_id(session, int(identity.session_id))
         if found is None or str(found.user.id) != identity.user_id:
             return False
+        if identity.roles - found.user.roles:
+            return False  # whoever loses a role is cut off at once; here it was not heard, as while the broker was away
         sightings.note(found.session)
         return True
 
@@ -57,7 +59,7 @@ def site_security(authorize: Authorize | None = None, *, recheck_s: float = RECH
     """
     settings = read_settings()
     return Security(
-        authenticators=[CookieSession(cookie_name(), _find_identity), tickets, _TicketHolders()],
+        authenticators=[CookieSession(cookie_name(), _find_identity), tickets, _StillTheSame()],
         allowed_origins=list(settings.allowed_origins),
         trusted_proxies=list(settings.trusted_proxies),
         authorize=authorize,

@@ -64,6 +64,7 @@ class Throttle:
         self._pool: redis.asyncio.ConnectionPool | None = None
         self._shared: RedisStorage | None = None
         self._away_until_s = 0.0
+        self._is_told = False
         if redis_url is not None:
             self._pool = redis.asyncio.ConnectionPool.from_url(
                 redis_url.replace("valkey", "redis", 1) if redis_url.startswith("valkey") else redis_url,
@@ -142,10 +143,15 @@ class Throttle:
         if self._shared is not None and self.is_shared:
             try:
                 async with asyncio.timeout(2 * ANSWER_S):
-                    return await work(self._shared)
+                    value = await work(self._shared)
             except (redis.RedisError, OSError, TimeoutError) as error:
                 self._away_until_s = time.monotonic() + AWAY_S
-                log.warning("Redis is away (%s): each replica limits sign-ins for itself", type(error).__name__)
+                if not self._is_told:  # one line for each outage
+                    self._is_told = True
+                    log.warning("Redis is away (%s): each replica limits sign-ins for itself", type(error).__name__)
+            else:
+                self._is_told = False
+                return value
         if len(self._own.expirations) >= OWN_KEYS:
             # A flood of names and addresses; each look at so many keys would hold everybody up.
             self.forgotten += 1

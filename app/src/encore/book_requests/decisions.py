@@ -30,13 +30,15 @@ async def decide(session: AsyncSession, user: User, request_id: int, decision: D
     if decision.expected_status is not None and decision.expected_status is not before:
         raise Conflict(f"somebody was quicker: it is {before} by now", code="decided_meanwhile")
     if after not in TRANSITIONS[before]:
-        allowed = ", ".join(sorted(TRANSITIONS[before])) or "nothing"
-        raise Conflict(f"it is {before}, after which {after} makes no sense, but {allowed}", code="bad_transition")
+        allowed = " or ".join(sorted(TRANSITIONS[before]))
+        possible = f"only {allowed} can follow" if allowed else "nothing can follow"
+        raise Conflict(f"it is {before}, and cannot become {after}: {possible}", code="bad_transition")
     values: dict[str, object] = {"status": after, "reason": decision.reason, "updated_at": now()}
     if decision.album_id is not None:
         if after is not Status.FULFILLED:
             raise BadRequest("album_id= goes with the status fulfilled")
-        if await session.get(Album, decision.album_id) is None:
+        album = await session.get(Album, decision.album_id, with_for_update={"read": True, "key_share": True})
+        if album is None:
             raise BadRequest(f"there is no album {decision.album_id}", code="unknown_album")
         values["album_id"] = decision.album_id
     await _change(session, request, before, values)
@@ -45,13 +47,20 @@ async def decide(session: AsyncSession, user: User, request_id: int, decision: D
 
 
 async def merge(session: AsyncSession, user: User, request_id: int, into_id: int) -> None:
-    """Close a request as a duplicate: who asked and who voted count for the other. Raises NotFound, Conflict."""
+    """Close a request as a duplicate: who asked and who voted count for the other.
+
+    Raises NotFound, and Conflict unless both are open. A private request is not made known by it: nothing of somebody
+    else's is merged into one (Conflict), and the history of the other does not name it.
+    """
     if request_id == into_id:
         raise BadRequest("a request cannot be merged into itself")
-    request, target = await _existing(session, request_id), await _existing(session, into_id)
+    request, target = await _both(session, request_id, into_id)
     before = Status(request.status)
     if before not in OPEN or Status(target.status) not in OPEN:
         raise Conflict("both requests must be open", code="bad_transition")
+    is_same_owner = request.user_id == target.user_id
+    if target.is_private and not is_same_owner:
+        raise Conflict("others would learn of a private request: merge that one into this", code="private_request")
     reason = f"Merged into '{target.title}'"
     values = {"status": Status.REJECTED, "reason": reason, "merged_into_id": into_id, "updated_at": now()}
     await _change(session, request, before, values)
@@ -61,7 +70,7 @@ async def merge(session: AsyncSession, user: User, request_id: int, into_id: int
     voters = voters.where(RequestVote.request_id == request_id, RequestVote.user_id != target.user_id)
     columns = ["request_id", "user_id", "created_at"]
     await session.execute(insert(session, RequestVote).from_select(columns, voters).on_conflict_do_nothing())
-    if request.user_id != target.user_id:
+    if not is_same_owner:
         own = {"request_id": into_id, "user_id": request.user_id, "created_at": at}
         await session.execute(insert(session, RequestVote).values(**own).on_conflict_do_nothing())
     await session.execute(delete(RequestVote).where(RequestVote.request_id == request_id))
@@ -69,7 +78,8 @@ async def merge(session: AsyncSession, user: User, request_id: int, into_id: int
     await session.execute(update(BookRequest).where(BookRequest.id == into_id).values(votes=votes))
     await session.execute(update(BookRequest).where(BookRequest.id == request_id).values(votes=0))
     add_event(session, request_id, user, kind="merged", from_status=before, to_status=Status.REJECTED, text=reason)
-    add_event(session, into_id, user, kind="merged", text=f"'{request.title}' was merged into this one")
+    merged = "a private request" if request.is_private and not is_same_owner else f"'{request.title}'"
+    add_event(session, into_id, user, kind="merged", text=f"{merged} was merged into this one")
 
 
 async def _existing(session: AsyncSession, request_id: int) -> BookRequest:
@@ -77,6 +87,16 @@ async def _existing(session: AsyncSession, request_id: int) -> BookRequest:
     if request is None:
         raise NotFound(f"there is no request {request_id}")
     return request
+
+
+async def _both(session: AsyncSession, first_id: int, second_id: int) -> tuple[BookRequest, BookRequest]:
+    """Two requests, locked: nobody votes for one, or takes it back, before their votes are counted together."""
+    query = select(BookRequest).where(BookRequest.id.in_((first_id, second_id))).order_by(BookRequest.id)
+    found = {row.id: row for row in await session.scalars(query.with_for_update())}
+    for request_id in (first_id, second_id):
+        if request_id not in found:
+            raise NotFound(f"there is no request {request_id}")
+    return found[first_id], found[second_id]
 
 
 async def _change(session: AsyncSession, request: BookRequest, before: Status, values: dict[str, object]) -> None:
@@ -88,7 +108,8 @@ async def _change(session: AsyncSession, request: BookRequest, before: Status, v
 
 
 async def _tell(session: AsyncSession, request: BookRequest, status: Status, what: str, *, reason: str) -> None:
-    data = StatusData(id=request.id, status=status, message=f"Your request '{request.title}' {what}", reason=reason)
+    message = f"Your request '{request.title}' is now {status}"
+    data = StatusData(id=request.id, status=status, message=message, reason=reason)
     announce(session, requesters, StatusUpdated(data=data), target_user_ids=[str(request.user_id)])
     voters = await session.scalars(select(RequestVote.user_id).where(RequestVote.request_id == request.id))
     others = [str(user_id) for user_id in voters if user_id != request.user_id]

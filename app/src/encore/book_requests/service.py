@@ -133,6 +133,8 @@ async def unvote(session: AsyncSession, user: User, request_id: int) -> int:
 
 async def reply(session: AsyncSession, user: User, request_id: int, text: str) -> RequestEvent:
     """Say something about a request: its owner, or those who decide. Raises NotFound."""
+    # Locked: it is not withdrawn before the reply, which names it, is there.
+    await session.get(BookRequest, request_id, with_for_update={"read": True, "key_share": True})
     await visible(session, user, request_id)
     event = add_event(session, request_id, user, kind="reply", text=text)
     await session.flush()
@@ -158,8 +160,8 @@ def add_event(
 
 
 async def _open(session: AsyncSession, user: User, request_id: int) -> BookRequest:
-    """A request that somebody may vote for."""
-    request = await session.get(BookRequest, request_id)
+    """A request that somebody may vote for; locked, so that it is neither withdrawn nor decided meanwhile."""
+    request = await session.get(BookRequest, request_id, with_for_update={"key_share": True})
     if request is None or (request.is_private and request.user_id != user.id and not decides(user)):
         raise NotFound(f"there is no request {request_id}")
     if request.user_id == user.id:

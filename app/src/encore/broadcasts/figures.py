@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -10,7 +13,26 @@ from encore.broadcasts.models import Broadcast, BroadcastReceipt, Status
 from encore.broadcasts.schemas import BroadcastData, ClusterFigures, Stats
 from encore.db import now
 
-__all__ = ["keep_reach", "stats"]
+__all__ = ["keep_reach", "reach", "stats"]
+
+ASKED_AT_MOST = 1_000
+ASKED_AT_ONCE = 50
+
+
+async def reach(targets: Sequence[str] | None, *, here: int) -> tuple[int, int]:
+    """How many a broadcast that was just sent reaches on all replicas together, and how many replicas there are.
+
+    Sockets of a broadcast to everybody (`targets` is None); of one to some, those people of the first 1,000 who are
+    connected. Never less than `here`, the sockets of this replica that got it.
+    """
+    counts = await manager.cluster_counts()
+    if targets is None:
+        return max(here, counts.connections), counts.replicas
+    found = 0
+    for first in range(0, min(len(targets), ASKED_AT_MOST), ASKED_AT_ONCE):
+        some = targets[first : min(first + ASKED_AT_ONCE, ASKED_AT_MOST)]
+        found += sum(await asyncio.gather(*map(manager.is_user_connected_anywhere, some)))
+    return max(here, found), counts.replicas
 
 
 async def stats(session: AsyncSession) -> Stats:

@@ -41,6 +41,7 @@ class Mirror:
             else Redis.from_url(url, socket_timeout=COMMAND_S, socket_connect_timeout=COMMAND_S, retry=retry)
         )
         self._away_until = 0.0
+        self._is_told = False
         self.is_stale = url is not None
         self.failures = 0
 
@@ -84,7 +85,13 @@ class Mirror:
             self.is_stale = True
             self.failures += 1
             self._away_until = time.monotonic() + AWAY_S
-            log.warning("the active broadcast is not shown in Redis for now: %s", type(error).__name__)
+            if not self._is_told:  # one line for each outage, however often it is tried
+                self._is_told = True
+                log.warning("the active broadcast is not shown in Redis for now: %s", type(error).__name__)
+            return
+        if self._is_told:
+            self._is_told = False
+            log.info("the active broadcast is shown in Redis again")
 
 
 def _made() -> Mirror:

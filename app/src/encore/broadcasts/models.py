@@ -48,7 +48,7 @@ class Broadcast(Model):
     sent_to_users: Mapped[int] = mapped_column(default=0)
     """Sockets of the sending replica that it was given to."""
     reached: Mapped[int] = mapped_column(default=0)
-    """Sockets that were connected on all replicas together when it was sent."""
+    """What `figures.reach` found on all replicas together when it was sent."""
 
     def is_for(self, user_id: int, roles: frozenset[str]) -> bool:
         """Whether somebody is in its audience."""

@@ -19,6 +19,7 @@ from encore.broadcasts.schemas import (
     BroadcastData,
     Clear,
     Cleared,
+    HistoryItem,
     NewBroadcastBody,
     SendingLimits,
     SentBroadcast,
@@ -47,15 +48,16 @@ async def send_broadcast(new: NewBroadcastBody, author: Staff) -> SentBroadcast:
     receipt = None if announcement is None else announcement.receipt
     if receipt is None:
         return SentBroadcast(broadcast=data, sent_to_users=0, reached=0, replicas=0, scope="scheduled")
-    counts = await manager.cluster_counts()
-    reached = receipt.connections if broadcast.audience else max(receipt.connections, counts.connections)
+    async with database().reading() as session:
+        targets = await service.targets_of(session, broadcast)
+    reached, replicas = await figures.reach(targets, here=receipt.connections)
     async with database().writing() as session:
         await figures.keep_reach(session, broadcast.id, sent_to_users=receipt.connections, reached=reached)
     return SentBroadcast(
         broadcast=data,
         sent_to_users=receipt.connections,
         reached=reached,
-        replicas=counts.replicas,
+        replicas=replicas,
         scope=receipt.scope,
     )
 
@@ -104,11 +106,11 @@ async def list_broadcasts(
     limit: Limit = 20,
     cursor: Cursor = None,
     scheduled: Annotated[bool, Query(description="Those that wait for their time, instead of those sent")] = False,
-) -> Page[BroadcastData]:
+) -> Page[HistoryItem]:
     """The history, newest first; or what is scheduled, soonest first."""
     rows = await service.history_page(session, limit=limit, cursor=cursor, scheduled=scheduled)
     page, behind = cut(rows, limit=limit, key=lambda row: (str(row.send_at if scheduled else row.sent_at), row.id))
-    return Page(items=[BroadcastData.of(row) for row in page], next_cursor=behind)
+    return Page(items=[HistoryItem.of(row) for row in page], next_cursor=behind)
 
 
 @router.get("/api/creator/broadcasts/{broadcast_id}/receipts", responses=NOT_FOUND)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from encore.broadcasts.models import Broadcast
 from encore.text.fields import prose
@@ -20,6 +20,7 @@ __all__ = [
     "Cleared",
     "ClusterFigures",
     "Clear",
+    "HistoryItem",
     "NewBroadcastBody",
     "SentBroadcast",
     "SendingLimits",
@@ -34,6 +35,16 @@ Role = Literal["team", "creator", "admin"]
 Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 
+def _in_utc(moment: datetime.datetime) -> datetime.datetime:
+    try:
+        return moment.astimezone(datetime.UTC)
+    except OverflowError:  # the first and the last hours of the calendar have no name there
+        raise ValueError("there is no such moment in UTC") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+
+
 class NewBroadcastBody(BaseModel):
     """An announcement to send now, or at a time."""
 
@@ -41,7 +52,7 @@ class NewBroadcastBody(BaseModel):
     type: Kind = "info"
     roles: list[Role] = Field(default=[], max_length=3, description="Only for these roles; empty for everybody")
     target_user_ids: list[Id] = Field(default=[], max_length=1000, description="Only for these; empty for everybody")
-    send_at: AwareDatetime | None = Field(default=None, description="When to send it; now without it")
+    send_at: Moment | None = Field(default=None, description="When to send it; now without it")
 
 
 class BroadcastData(BaseModel):
@@ -72,12 +83,27 @@ class BroadcastData(BaseModel):
         )
 
 
+class HistoryItem(BroadcastData):
+    """A broadcast in the history, with how far it went."""
+
+    ended_at: datetime.datetime | None = Field(description="When it was cleared")
+    sent_to_users: int = Field(description="Sockets of the sending replica that it was given to")
+    reached: int = Field(description="As in the answer when it was sent")
+
+    @classmethod
+    def of(cls, row: Broadcast) -> HistoryItem:
+        shown = BroadcastData.of(row).model_dump()
+        return cls(**shown, ended_at=row.ended_at, sent_to_users=row.sent_to_users, reached=row.reached)
+
+
 class SentBroadcast(BaseModel):
     """What became of a broadcast that was sent, or that it is scheduled."""
 
     broadcast: BroadcastData
     sent_to_users: int = Field(description="Sockets of this replica that it was given to")
-    reached: int = Field(description="Sockets connected on all replicas together when it was sent")
+    reached: int = Field(
+        description="Sockets on all replicas together; of a broadcast to some only, the connected people among them"
+    )
     replicas: int = Field(description="Replicas that are known to take part; 1 while the broker is away")
     scope: Literal["cluster", "local", "scheduled"] = Field(
         description="`cluster`: every replica hears it; `local`: the others will when the broker is back"

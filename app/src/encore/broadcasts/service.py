@@ -32,6 +32,7 @@ __all__ = [
     "record_deliveries",
     "repair_mirror",
     "seen_by_page",
+    "targets_of",
 ]
 
 DUE_LIMIT = 20
@@ -78,7 +79,7 @@ async def fire(session: AsyncSession, broadcast_id: int) -> Announcement | None:
     await _end(session, and_(Broadcast.audience == broadcast.audience, Broadcast.id != broadcast.id))
     data = BroadcastData.of(broadcast)
     announcement = announce(
-        session, manager, NewBroadcast(broadcast=data), target_user_ids=await _targets(session, broadcast)
+        session, manager, NewBroadcast(broadcast=data), target_user_ids=await targets_of(session, broadcast)
     )
     if not broadcast.audience:
         _show(session, data)
@@ -236,12 +237,12 @@ async def _end(session: AsyncSession, which: ColumnElement[bool] | None) -> list
         if done.scalar_one_or_none() is None:
             continue  # somebody else was quicker
         ended.append(row)
-        targets = await _targets(session, row)
+        targets = await targets_of(session, row)
         announce(session, manager, BroadcastCleared(broadcast_id=row.id), target_user_ids=targets)
     return ended
 
 
-async def _targets(session: AsyncSession, broadcast: Broadcast) -> list[str] | None:
+async def targets_of(session: AsyncSession, broadcast: Broadcast) -> list[str] | None:
     """The ids of those whom it is for, as sockets know them; None for everybody."""
     if not broadcast.roles and not broadcast.user_ids:
         return None
@@ -265,8 +266,8 @@ def _audience_key(roles: Sequence[str], user_ids: Sequence[int]) -> str:
 def _moment(value: object) -> datetime.datetime:
     try:
         moment = datetime.datetime.fromisoformat(str(value))
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise BadRequest("cursor= is not one of ours: take next_cursor of the page before", code="bad_cursor")
-    return moment
+        if moment.tzinfo is not None:
+            return moment.astimezone(datetime.UTC)
+    except (ValueError, OverflowError):  # the first and the last hours of the calendar have no name in UTC
+        pass
+    raise BadRequest("cursor= is not one of ours: take next_cursor of the page before", code="bad_cursor")

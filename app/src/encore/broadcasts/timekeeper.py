@@ -8,9 +8,10 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 
 from encore.broadcasts import service
-from encore.broadcasts.channel import audience, manager
-from encore.broadcasts.figures import keep_reach
+from encore.broadcasts.channel import audience
+from encore.broadcasts.figures import keep_reach, reach
 from encore.broadcasts.mirror import mirror
+from encore.broadcasts.models import Broadcast
 from encore.db import database
 from encore.live import while_serving
 
@@ -45,10 +46,12 @@ async def send_due() -> None:
             announcement = await service.fire(session, broadcast_id)
         if announcement is None or announcement.receipt is None:
             continue
-        counts = await manager.cluster_counts()
+        here = announcement.receipt.connections
+        async with database().reading() as session:
+            targets = await service.targets_of(session, await session.get_one(Broadcast, broadcast_id))
+        reached, _ = await reach(targets, here=here)
         async with database().writing() as session:
-            here = announcement.receipt.connections
-            await keep_reach(session, broadcast_id, sent_to_users=here, reached=max(here, counts.connections))
+            await keep_reach(session, broadcast_id, sent_to_users=here, reached=reached)
 
 
 async def write_down() -> None:

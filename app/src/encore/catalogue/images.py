@@ -13,6 +13,9 @@ COVER_BYTES = 5 * 1024**2
 SIDE_PX = 4096
 """A picture of more pixels a side is small as a file and large in every visitor's memory."""
 
+SEGMENTS = 1_000
+"""Of a JPEG, before the one with its size; cameras and editors write some dozens."""
+
 TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
@@ -58,9 +61,9 @@ def _png(content: bytes) -> Picture:
 
 
 def _jpeg(content: bytes) -> Picture:
-    """Goes from segment to segment until the one that holds the size."""
+    """Goes from segment to segment until the one that holds the size; not far: this keeps everybody else waiting."""
     at = 2
-    while at < len(content):
+    for _ in range(SEGMENTS):
         if content[at] != 0xFF:
             break
         kind = content[at + 1]

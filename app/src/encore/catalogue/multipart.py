@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
@@ -70,7 +70,7 @@ async def receive_upload(request: Request, path: Path, *, limit_bytes: int) -> U
                 for start in range(0, len(piece), PIECE_BYTES):
                     parser.write(piece[start : start + PIECE_BYTES])
                     await receiver.write()
-        except MultipartParseError as error:
+        except FormParserError as error:
             raise BadRequest(f"the form is broken: {error}", code="bad_form") from error
         await receiver.finish()
     return upload

@@ -40,9 +40,14 @@ PLAY_EVERY = datetime.timedelta(minutes=10)
 """A person's listening to a track counts once in this time."""
 
 
-async def track_for_comments(session: AsyncSession, track_id: int) -> Track | None:
-    """The track with its `creator` and `album` (which may be None) loaded; None when there is none."""
+async def track_for_comments(session: AsyncSession, track_id: int, *, stays: bool = False) -> Track | None:
+    """The track with its `creator` and `album` (which may be None) loaded; None when there is none.
+
+    With `stays` nobody deletes it before this unit of work ends: for whoever writes a row that names it.
+    """
     query = select(Track).where(Track.id == track_id).options(joinedload(Track.creator), joinedload(Track.album))
+    if stays:
+        query = query.with_for_update(read=True, key_share=True, of=Track)
     return (await session.execute(query)).scalar_one_or_none()
 
 

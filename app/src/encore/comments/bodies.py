@@ -30,7 +30,7 @@ async def _edited(request: Request) -> Edited:
     else:
         try:
             body = await request.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter: thousands of lists in one another
             problem = {"type": "json_invalid", "loc": ("body",), "msg": "The body is no JSON", "input": None}
             raise RequestValidationError([problem]) from error
     try:

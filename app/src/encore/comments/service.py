@@ -40,7 +40,7 @@ async def create(
     Raises NotFound for the track or the parent, Conflict when its comments are closed, BadRequest for a moment that the
     track does not have, TooManyRequests above 60 a minute.
     """
-    track = await _track(session, track_id)
+    track = await _track(session, track_id, stays=True)
     if track.comments_closed and not author.is_staff:
         raise Conflict("comments on this track are closed", code="comments_closed")
     if at_s > track.duration_s + SLACK_S:
@@ -60,8 +60,8 @@ async def create(
     await session.flush()
     data = CommentData.of(comment, username=author.username, display_name=author.display_name)
     announce(session, manager, NewComment(track_id=track_id, comment=data), topic=topic_of(track_id))
-    names = find_mentions(content)
-    await _mention(session, author, data, names=names, others={track.creator_id})
+    creators = {track.creator_id} if track.album is None else {track.creator_id, track.album.creator_id}
+    await _mention(session, author, data, names=find_mentions(content), others=creators)
     return data
 
 
@@ -147,15 +147,16 @@ async def comments_page(
     return [(row[0], row[1], row[2]) for row in await session.execute(query.limit(limit + 1))]
 
 
-async def _track(session: AsyncSession, track_id: int) -> Track:
-    track = await track_for_comments(session, track_id)
+async def _track(session: AsyncSession, track_id: int, *, stays: bool = False) -> Track:
+    track = await track_for_comments(session, track_id, stays=stays)
     if track is None:
         raise NotFound(f"there is no track {track_id}")
     return track
 
 
 async def _parent(session: AsyncSession, track_id: int, parent_id: int) -> Comment:
-    parent = await session.get(Comment, parent_id)
+    # Locked: nobody deletes it before the reply, which names it, is there.
+    parent = await session.get(Comment, parent_id, with_for_update={"read": True, "key_share": True})
     if parent is None or parent.track_id != track_id:
         raise NotFound(f"there is no comment {parent_id} on this track to reply to")
     return parent

@@ -14,6 +14,7 @@ __all__ = [
     "audience",
     "check_writable",
     "family",
+    "is_public",
     "may_read",
     "readable",
     "readable_message",
@@ -34,6 +35,12 @@ def readable(user_id: int | None) -> ColumnElement[bool]:
     root_id = func.coalesce(Thread.parent_thread_id, Thread.id)
     is_member = exists().where(and_(ThreadMember.thread_id == root_id, ThreadMember.user_id == user_id))
     return or_(Thread.is_private == False, is_member)  # noqa: E712 - SQL
+
+
+async def is_public(session: AsyncSession, thread_id: int) -> bool:
+    """Whether the thread is there, and everybody may read it. That never changes as long as it is there."""
+    query = select(Thread.id).where(Thread.id == thread_id, readable(None))
+    return (await session.execute(query)).scalar_one_or_none() is not None
 
 
 async def may_read(session: AsyncSession, *, user_id: int, thread_id: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from typing import Annotated
 
@@ -12,10 +13,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from antiphon import Identity
 from encore.accounts.sockets import claimed_rightly, site_security
 from encore.db import database
-from encore.forum.access import may_read, topic_of
+from encore.forum.access import is_public, may_read, topic_of
 from encore.live import LIMITS, Announcement, ServerMessage, announce, channel
 
 __all__ = ["SignedIn", "manager", "security", "tell_everybody", "tell_thread"]
+
+PUBLIC_S = 30.0
+MOST_PUBLIC = 10_000
+_public_until: dict[int, float] = {}
+"""Threads that were seen to be public, which they stay, and how long that is believed: they may be deleted.
+
+Everybody who is connected is asked about every minute, for each thread they hear: without this the database would be.
+"""
 
 _TOPIC = re.compile(r"thread:([1-9][0-9]{0,17})")
 
@@ -25,8 +34,16 @@ async def may_hear(identity: Identity | None, topic: str) -> bool:
     found = _TOPIC.fullmatch(topic)
     if found is None or identity is None or identity.user_id is None:
         return False
+    thread_id, now = int(found[1]), time.monotonic()
+    if _public_until.get(thread_id, now) > now:
+        return True
     async with database().reading() as session:
-        return await may_read(session, user_id=int(identity.user_id), thread_id=int(found[1]))
+        if await is_public(session, thread_id):
+            if len(_public_until) >= MOST_PUBLIC:
+                _public_until.clear()
+            _public_until[thread_id] = now + PUBLIC_S
+            return True
+        return await may_read(session, user_id=int(identity.user_id), thread_id=thread_id)
 
 
 security = site_security(authorize=may_hear)

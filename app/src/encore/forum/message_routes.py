@@ -69,7 +69,7 @@ async def post_message(
 @router.post("/preview", responses=BAD)
 async def preview(author: CurrentUser, body: PreviewBody) -> Preview:
     """What a message would look like. Nothing is stored."""
-    return Preview(content_html=rendered(body.content))
+    return Preview(content_html=rendered(body.content, author=author))
 
 
 @router.get("/messages/{message_id}", responses=GONE)

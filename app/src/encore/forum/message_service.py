@@ -34,7 +34,7 @@ async def post_message(
     at: datetime.datetime | None = None,
 ) -> MessageItem:
     """Write in a thread. Raises NotFound, Forbidden where it is locked, BadRequest for a reply to what is not there."""
-    html = rendered(content)
+    html = rendered(content, author=author)
     thread = await locked_thread(session, thread_id, writer=author)
     check_writable(thread, writer=author)
     quoted = await _quoted(session, thread, reply_to_id)
@@ -60,7 +60,7 @@ async def edit_message(session: AsyncSession, *, editor: User, message_id: int, 
 
     Raises NotFound, Forbidden, Conflict when it was removed, and BadRequest.
     """
-    html = rendered(content)
+    html = rendered(content, author=editor)
     message, thread = await locked_message(session, message_id, writer=editor)
     if message.author_id != editor.id:
         raise Forbidden("only its author may edit a message")

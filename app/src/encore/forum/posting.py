@@ -21,9 +21,12 @@ MOST_BYTES = 128 * 1024
 """Of a message and its HTML together, as JSON: a message of the channel may have 256 KiB."""
 
 
-def rendered(content: str) -> str:
-    """The safe HTML of a message: make it before anything is locked. Raises BadRequest when it is too large to be sent."""
-    html = render(content)
+def rendered(content: str, *, author: User) -> str:
+    """The safe HTML of a message: make it before anything is locked. Raises BadRequest when it is too large.
+
+    @everyone of the staff is marked, of others it is a word.
+    """
+    html = render(content, marks_everyone=author.is_staff)
     if len(json.dumps([content, html])) > MOST_BYTES:
         raise BadRequest("this comes out too large: use less formatting, or write two messages", code="too_large")
     return html

@@ -1,4 +1,7 @@
-"""The forum's sockets: /ws/v2 for everything, and the two earlier ones, of one thread and of what everybody hears."""
+"""The forum's sockets: /ws/v2 for everything, and the two earlier ones, of one thread and of what everybody hears.
+
+What cannot be done is answered by `error` with one of the codes unknown_type, invalid, not_found and too_many_threads.
+"""
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of the endpoints.
 

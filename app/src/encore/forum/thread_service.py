@@ -50,7 +50,7 @@ async def create_thread(
     """
     if member_ids and not is_private:
         raise BadRequest("everybody may read this thread: give member_ids only with is_private")
-    at, html = at or now(), rendered(content)
+    at, html = at or now(), rendered(content, author=author)
     thread = Thread(title=title, author_id=author.id, is_private=is_private, created_at=at, last_message_at=at)
     _start_counting(thread)
     session.add(thread)
@@ -75,7 +75,7 @@ async def create_sub_thread(
     at: datetime.datetime | None = None,
 ) -> StartedThread:
     """Begin a sub-thread of a thread, or of one of its messages. Raises NotFound, Forbidden, BadRequest, Conflict."""
-    at, html = at or now(), rendered(content)
+    at, html = at or now(), rendered(content, author=author)
     message: ForumMessage | None = None
     if parent_message_id is not None:
         message, parent = await locked_message(session, parent_message_id, writer=author)
@@ -201,6 +201,7 @@ def _start_counting(thread: Thread) -> None:
 
 
 def count_sub_thread(parent: Thread, message: ForumMessage | None, *, change: int) -> None:
+    """A thread, which is locked, and perhaps one of its messages, has got or lost a sub-thread."""
     parent.sub_thread_count += change
     parent.revision += 1
     if message is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -131,6 +132,8 @@ def asyncapi() -> dict[str, Any]:
         ref_template="#/components/schemas/{model}",
     )
     references = {model: schema["$ref"] for (model, _), schema in found.items()}
+    for message, reference in references.items():
+        _require(definitions["$defs"][reference.rpartition("/")[2]], is_whole=issubclass(message, ServerMessage))
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}
     for socket in SOCKETS:
@@ -138,7 +141,7 @@ def asyncapi() -> dict[str, Any]:
             name = socket.name if number == 0 else f"{socket.name}Alias{'' if number == 1 else number}"
             channels[name] = _channel(socket, address, is_alias=number > 0)
             operations |= _operations(socket, name)
-    return {
+    document = {
         "asyncapi": "3.0.0",
         "info": {"title": "Encore, live", "version": encore.__version__, "description": DESCRIPTION},
         "defaultContentType": "application/json",
@@ -149,6 +152,28 @@ def asyncapi() -> dict[str, Any]:
             "schemas": definitions["$defs"],
         },
     }
+    return _plainly_named(document)
+
+
+def _plainly_named(document: dict[str, Any]) -> dict[str, Any]:
+    """Of classes that share a name, pydantic names the modules: `BroadcastsConnected` says as much, and is a name."""
+    text = json.dumps(document)
+    for long in {name for name in document["components"]["schemas"] if "__" in name}:
+        _, feature, *_, name = long.split("__")
+        text = text.replace(f'/{long}"', f'/{_title(feature)}{name}"').replace(
+            f'"{long}":', f'"{_title(feature)}{name}":'
+        )
+    named: dict[str, Any] = json.loads(text)
+    return named
+
+
+def _title(feature: str) -> str:
+    return "".join(word.capitalize() for word in feature.split("_"))
+
+
+def _require(schema: dict[str, Any], *, is_whole: bool) -> None:
+    """The server leaves no field out, whatever has a default; clients at least have to say the type."""
+    schema["required"] = sorted(schema["properties"] if is_whole else {"type", *schema.get("required", ())})
 
 
 def _key(message: Message) -> str:

@@ -27,6 +27,7 @@ def page(name: str) -> Response:
 
 
 @router.get("/")
+@router.head("/")
 async def live_page() -> Response:
     """The live page."""
     return page("index.html")

@@ -17,8 +17,8 @@ from encore.errors import ErrorAnswer
 from encore.operation import metrics, pages
 from encore.operation.asyncapi import asyncapi
 from encore.operation.operators import Insider, Operator, Reader
-from encore.operation.schemas import Alive, Readiness, ReadyBroker, DrainAnswer
-from encore.operation.status import Status, read_status
+from encore.operation.schemas import Alive, DrainAnswer, Readiness, ReadyBroker
+from encore.operation.status import ReplicaStatus, read_status
 
 __all__ = ["router"]
 
@@ -29,12 +29,14 @@ router = APIRouter()
 
 
 @router.get("/healthz")
+@router.head("/healthz", include_in_schema=False)
 async def liveness(response: Response) -> Alive:
     """Answers as long as the event loop does. A database or a bus that is away is no reason to kill a replica."""
     response.headers.update(FRESH)
     return Alive()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Send nobody here"}})
 async def readiness(request: Request) -> Readiness:
     """Whether new visitors should be sent here: 503 while it starts or drains, and while the database is away.
@@ -56,7 +58,7 @@ async def readiness(request: Request) -> Readiness:
 
 
 @router.get("/status", dependencies=[Insider])
-async def status(response: Response) -> Status:
+async def status(response: Response) -> ReplicaStatus:
     """This replica in numbers: sockets by channel, the bus, drops, slow clients. For staff and operators."""
     response.headers.update(FRESH)
     return await read_status()

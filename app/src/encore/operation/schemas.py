@@ -1,10 +1,12 @@
-"""What the routes of operation take and give, beside `status.Status`."""
+"""What the routes of operation take and give, beside `status.ReplicaStatus`."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
+
+from encore.text.fields import line
 
 __all__ = ["Alive", "Bus", "BusOrder", "DemoPerson", "DemoSignIn", "Readiness", "ReadyBroker", "DrainAnswer"]
 
@@ -53,7 +55,7 @@ class DemoPerson(BaseModel):
 class DemoSignIn(BaseModel):
     """Who to be."""
 
-    name: str = Field(max_length=32, examples=["ann"])
+    name: Annotated[str, line(max_length=32)] = Field(examples=["ann"])
 
 
 class BusOrder(BaseModel):

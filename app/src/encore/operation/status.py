@@ -15,7 +15,7 @@ from encore.live import channels
 from encore.operation.replica import STARTED_AT, replica_name, uptime_s
 from encore.settings import read_settings
 
-__all__ = ["Status", "read_status"]
+__all__ = ["ReplicaStatus", "read_status"]
 
 COUNT_S = 1.0
 """How long the other replicas may take to say how many sockets they have."""
@@ -72,7 +72,7 @@ class Totals(BaseModel):
     dropped_slow: int
 
 
-class Status(BaseModel):
+class ReplicaStatus(BaseModel):
     """How one replica is."""
 
     replica: str
@@ -86,11 +86,11 @@ class Status(BaseModel):
     channels: list[ChannelStatus]
 
 
-async def read_status() -> Status:
+async def read_status() -> ReplicaStatus:
     """This replica now. Asks the others for their counts, for at most about a second."""
     managers = sorted(channels().values(), key=lambda manager: manager.channel)
     found = await asyncio.gather(*(_channel(manager) for manager in managers))
-    return Status(
+    return ReplicaStatus(
         replica=replica_name(),
         version=encore.__version__,
         mode=read_settings().mode,

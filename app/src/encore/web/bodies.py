@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from encore.web.crossing import SAFE_METHODS
 __all__ = ["BODIES", "Bodies", "BodyRule"]
 
 JSON_BYTES = 64 * 1024
+BODY_S = 30.0
+"""How long a body may take that is counted here: whoever sends one byte at a time keeps a connection for nothing."""
 FORM = ("application/x-www-form-urlencoded", "multipart/form-data")
 UPLOAD = ("multipart/form-data",)
 PICTURE = ("image/jpeg", "image/png", "image/webp")
@@ -51,14 +54,18 @@ BODIES: tuple[BodyRule, ...] = (
 
 
 class Bodies:
-    """Refuses bodies that a route does not take (415), and those that are too large (413), while they arrive.
+    """Refuses bodies that a route does not take (415), and, while they arrive, those that are too large (413) or too
+    slow (408).
 
     A form of another website can only send types that are no JSON, so those never reach a route that did not ask for
     them. Nothing is kept here: what arrives is passed on as it comes.
     """
 
-    def __init__(self, app: ASGIApp, *, rules: Sequence[BodyRule] = BODIES, json_bytes: int = JSON_BYTES) -> None:
+    def __init__(
+        self, app: ASGIApp, *, rules: Sequence[BodyRule] = BODIES, json_bytes: int = JSON_BYTES, body_s: float = BODY_S
+    ) -> None:
         self.app = app
+        self._body_s = body_s
         self._rules = tuple(rules)
         self._json_bytes = json_bytes
 
@@ -91,32 +98,41 @@ class Bodies:
         return None
 
     async def _count(self, scope: Scope, receive: Receive, send: Send, limit_bytes: int) -> None:
-        """Let the route read, up to the limit. Whatever it makes of the rest, the answer is 413."""
+        """Let the route read, up to the limits. Whatever it makes of the rest, the answer is 413 or 408."""
         came_bytes = 0
-        is_over = has_started = False
+        is_complete = has_started = False
+        over: ASGIApp | None = None
+        until = asyncio.get_running_loop().time() + self._body_s
 
         async def receive_counted() -> Message:
-            nonlocal came_bytes, is_over
-            message = await receive()
+            nonlocal came_bytes, is_complete, over
+            try:
+                # Behind the body comes only the news that the client has gone, for which routes may wait.
+                async with asyncio.timeout_at(None if is_complete else until):
+                    message = await receive()
+            except TimeoutError:
+                over = _too_slow(self._body_s)
+                raise HTTPException(408) from None
+            is_complete = not message.get("more_body", False)
             came_bytes += len(message.get("body", b"")) if message["type"] == "http.request" else 0
             if came_bytes > limit_bytes:
-                is_over = True
+                over = _too_large(limit_bytes)
                 raise HTTPException(413)
             return message
 
         async def send_unless_over(message: Message) -> None:
             nonlocal has_started
-            if not is_over or has_started:
+            if over is None or has_started:
                 has_started = True
                 await send(message)
 
         try:
             await self.app(scope, receive_counted, send_unless_over)
         except HTTPException:
-            if not is_over:
+            if over is None:
                 raise
-        if is_over and not has_started:
-            await _too_large(limit_bytes)(scope, receive, closing(send))
+        if over is not None and not has_started:
+            await over(scope, receive, closing(send))
 
 
 def _types_of(rule: BodyRule | None) -> tuple[str, ...]:
@@ -136,6 +152,10 @@ def _length_of(headers: Headers) -> int | None:
         return -1
     text = headers.get("content-length", "0")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
+def _too_slow(limit_s: float) -> ASGIApp:
+    return refusal(408, code="too_slow", detail=f"a request has to be here within {limit_s:g} s")
 
 
 def _too_large(limit_bytes: int) -> ASGIApp:

@@ -125,11 +125,11 @@ async function drawFigures(element, scope) {
       figure(cluster.connected, `sockets on ${cluster.replicas} replicas`),
       figure(stats.connected_users, "here"),
       figure(cluster.delivered, "got it"),
-      figure(cluster.acknowledged, `acknowledged (${percent} %)`),
+      figure(cluster.acknowledged, `acknowledged (${percent}\u00a0%)`),
       figure(stats.broadcasts_today, "today"),
     ),
     h("div", { className: "bar-outer" }, bar),
-    active && action("Clear it everywhere", () => post("/api/creator/broadcast/clear", {})),
+    active && h("div", { className: "row" }, action("Clear it everywhere", () => post("/api/creator/broadcast/clear", {}))),
   );
 }
 

@@ -131,6 +131,9 @@ export function field(label, name, attributes = {}) {
   return h("label", {}, label, h(tag, { name, ...rest }, choices));
 }
 
+/** `1 vote`, `3 votes`. */
+export const counted = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
+
 export function empty(text) {
   return h("p", { className: "quiet" }, text);
 }

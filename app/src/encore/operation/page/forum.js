@@ -1,7 +1,7 @@
 // The forum: threads, messages, likes, search; what moderators do.
 
 import { del, get, items, maybe, patch, post, put } from "./api.js";
-import { action, empty, field, fill, form, h, safeHtml, toast, when } from "./dom.js";
+import { action, counted, empty, field, fill, form, h, safeHtml, toast, when } from "./dom.js";
 import { showTyping, typingSignal } from "./tracks.js";
 
 export const title = "Forum";
@@ -49,9 +49,8 @@ async function showIndex(pane, site, scope) {
             },
           },
         ),
-        await everyoneSwitch(site),
-        await reports(site),
       ),
+      site.isStaff() && h("section", { className: "card" }, await everyoneSwitch(site), await reports(site)),
     ),
   );
   scope.on("forum", (message) => {
@@ -70,7 +69,7 @@ async function idsOf(names) {
   return ids;
 }
 
-const messages = (thread) => (thread.message_count === 1 ? "1 message" : `${thread.message_count} messages`);
+const messages = (thread) => counted(thread.message_count, "message");
 
 function threadRow(thread) {
   return h(
@@ -289,6 +288,7 @@ function drawHead(element, site, state, again) {
         }),
       site.isStaff() && [
         action(thread.is_pinned ? "Unpin" : "Pin", then(() => (thread.is_pinned ? del(`${at}/pin`) : post(`${at}/pin`)))),
+        action("Move", () => move(at, "Below which thread (its number; nothing: into the index)?", "parent_thread_id").then(again)),
         action(thread.is_locked ? "Unlock" : "Lock", then(() => (thread.is_locked ? del(`${at}/lock`) : post(`${at}/lock`, { reason: prompt("Why?") ?? "" })))),
       ],
       (site.isStaff() || thread.user_id === site.me.id) && [
@@ -312,6 +312,12 @@ async function beginBelow(at) {
   if (!content) return;
   const begun = await post(`${at}/sub-threads`, { title: wanted, content });
   location.hash = `#/forum/${begun.thread.id}`;
+}
+
+/** The number of a thread stands at the end of its address. */
+async function move(at, question, name) {
+  const wanted = prompt(question);
+  if (wanted !== null) await post(`${at}/move`, { [name]: wanted.trim() === "" ? null : Number(wanted) });
 }
 
 async function showEdits(at) {
@@ -349,6 +355,7 @@ function drawMessages(list, site, state) {
                 const content = prompt("The message (Markdown)", message.content);
                 if (content !== null) await patch(at, { content });
               }, { className: "plain" }),
+            site.isStaff() && action("Move", () => move(at, "Into which thread (its number)?", "thread_id"), { className: "plain" }),
             (mine || site.isStaff()) && action("Remove", () => del(at), { className: "plain" }),
             !mine &&
               action("Report", async () => {

@@ -21,6 +21,9 @@ function shape(schema) {
 const fieldsOf = (schema) =>
   Object.entries(schema.properties ?? {}).map(([name, field]) => `${name}${schema.required?.includes(name) ? "" : "?"}: ${shape(field)}`);
 
+/** Prose with `code` in it. */
+const prose = (text) => (text ?? "").split("`").map((part, number) => (number % 2 ? h("code", {}, part) : part));
+
 function route(method, path, operation) {
   const body = Object.entries(operation.requestBody?.content ?? {});
   const answers = Object.entries(operation.responses);
@@ -29,7 +32,7 @@ function route(method, path, operation) {
     "details",
     { className: "card" },
     h("summary", {}, h("code", {}, h("b", {}, method.toUpperCase()), ` ${path}`)),
-    h("p", { className: "text" }, operation.description ?? operation.summary),
+    h("p", { className: "text" }, prose(operation.description)),
     (operation.parameters ?? []).length > 0 && h("p", {}, "Takes ", operation.parameters.map((one) => h("span", {}, h("code", {}, `${one.name}: ${shape(one.schema)}`), ` (${one.in}${one.required ? ", needed" : ""}) `))),
     body.map(([kind, content]) => h("p", {}, `Body, ${kind}: `, h("code", {}, shape(content.schema)))),
     good.map(([status, answer]) => h("p", {}, `${status}: `, h("code", {}, shape(Object.values(answer.content ?? {})[0]?.schema) || "nothing"))),
@@ -46,7 +49,7 @@ function socket(channel, { components }) {
     Object.values(channel.messages).map((one) => {
       const message = components.messages[nameOf(one.$ref)];
       const schema = components.schemas[nameOf(message.payload.$ref)];
-      return h("p", {}, h("b", {}, message.name), message.summary ? ` · ${message.summary}` : "", h("br"), h("code", {}, fieldsOf(schema).join(", ")));
+      return h("p", {}, h("b", {}, message.name), message.summary ? [" · ", prose(message.summary)] : "", h("br"), h("code", {}, fieldsOf(schema).join(", ")));
     }),
   );
 }
@@ -59,14 +62,14 @@ async function show() {
     h("h1", {}, "Routes and sockets"),
     h("p", {}, "For programs: ", h("a", { href: "/openapi.json" }, "OpenAPI"), " and ", h("a", { href: "/asyncapi.json" }, "AsyncAPI"), "."),
     h("h2", {}, "Sockets"),
-    h("p", { className: "text" }, asyncapi.info.description),
+    h("p", { className: "text" }, prose(asyncapi.info.description)),
     Object.values(asyncapi.channels).map((channel) => socket(channel, asyncapi)),
     openapi.tags.map((tag) => {
       const own = operations.filter(({ operation }) => operation.tags.includes(tag.name));
       return own.length === 0 ? null : [h("h2", {}, tag.description), own.map(({ method, path, operation }) => route(method, path, operation))];
     }),
     h("h2", {}, "Shapes"),
-    Object.entries(openapi.components.schemas).map(([name, schema]) => h("details", { className: "card", id: name }, h("summary", {}, h("code", {}, name)), h("p", { className: "text" }, schema.description ?? ""), fieldsOf(schema).map((line) => h("div", {}, h("code", {}, line))))),
+    Object.entries(openapi.components.schemas).map(([name, schema]) => h("details", { className: "card", id: name }, h("summary", {}, h("code", {}, name)), h("p", { className: "text" }, prose(schema.description)), fieldsOf(schema).map((line) => h("div", {}, h("code", {}, line))))),
   );
 }
 

@@ -1,13 +1,19 @@
 // Book requests: listeners ask and vote, creators and admins answer.
 
 import { del, get, items, maybe, post, put } from "./api.js";
-import { action, empty, field, fill, form, h, toast, when } from "./dom.js";
+import { action, counted, empty, field, fill, form, h, toast, when } from "./dom.js";
 
 export const title = "Requests";
 
 const API = "/api/book-requests";
-const NEXT = { pending: ["approved", "rejected"], approved: ["in_progress", "rejected"], in_progress: ["fulfilled", "rejected"] };
-const WORDS = { approved: "Approve", rejected: "Decline", in_progress: "Begin", fulfilled: "It is available" };
+/** The steps that the server takes from each status, with the words for them. */
+const NEXT = {
+  pending: [["approved", "Approve"], ["rejected", "Decline"]],
+  approved: [["in_progress", "Begin"], ["pending", "Take it back"]],
+  in_progress: [["fulfilled", "It is available"], ["rejected", "Decline"], ["approved", "Not yet begun"]],
+  rejected: [["pending", "Take it back"]],
+};
+const OPEN = ["pending", "approved", "in_progress"];
 
 /** Toasts, whatever part is shown. */
 export function watch(site) {
@@ -84,7 +90,7 @@ function row(request, ...actions) {
   return h(
     "li",
     {},
-    h("div", { className: "head" }, h("b", {}, request.title), h("span", { className: "quiet" }, `no. ${request.id}${request.author && ` by ${request.author}`} · ${request.user}`), h("span", { className: "chip" }, request.status), h("span", { className: "quiet" }, `${request.votes} votes · `, when(request.created_at))),
+    h("div", { className: "head" }, h("b", {}, request.title), h("span", { className: "quiet" }, `no. ${request.id}${request.author && ` by ${request.author}`} · ${request.user}`), h("span", { className: "chip" }, request.status), h("span", { className: "quiet" }, `${counted(request.votes, "vote")} · `, when(request.created_at))),
     request.note && h("div", { className: "text" }, request.note),
     request.reason && h("div", { className: "quote" }, request.reason),
     h("div", { className: "row" }, actions),
@@ -152,7 +158,7 @@ async function drawOthers(element, title, scope, draw) {
         h(
           "li",
           {},
-          h("div", { className: "head" }, h("b", {}, request.title), request.author && h("span", { className: "quiet" }, `by ${request.author}`), h("span", { className: "chip" }, request.status), h("span", { className: "quiet" }, `${request.votes} votes`), request.is_mine && h("span", { className: "chip" }, "yours")),
+          h("div", { className: "head" }, h("b", {}, request.title), request.author && h("span", { className: "quiet" }, `by ${request.author}`), h("span", { className: "chip" }, request.status), h("span", { className: "quiet" }, counted(request.votes, "vote")), request.is_mine && h("span", { className: "chip" }, "yours")),
           !request.is_mine &&
             action(request.have_voted ? "Take the vote back" : "Me too", async () => {
               const at = `${API}/${request.id}/vote`;
@@ -179,8 +185,8 @@ async function drawQueue(element, scope, draw) {
           found.map((request) =>
             row(
               request,
-              (NEXT[request.status] ?? []).map((status) =>
-                action(WORDS[status], async () => {
+              (NEXT[request.status] ?? []).map(([status, word]) =>
+                action(word, async () => {
                   const body = { status };
                   if (status === "rejected") {
                     const reason = prompt("Why?");
@@ -191,7 +197,7 @@ async function drawQueue(element, scope, draw) {
                   await draw();
                 }),
               ),
-              request.status in NEXT && action("It is a duplicate", async () => {
+              OPEN.includes(request.status) && action("It is a duplicate", async () => {
                 const into = Number(prompt("Of which request (its number)?"));
                 if (into) await post(`${API}/${request.id}/merge`, { into_id: into });
                 await draw();

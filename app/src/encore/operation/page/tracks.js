@@ -1,7 +1,7 @@
 // A track with its player and the comments on it; creators upload.
 
 import { ask, del, get, items, maybe, post, put } from "./api.js";
-import { action, clock, empty, field, fill, form, h, svg, toast, when } from "./dom.js";
+import { action, clock, counted, empty, field, fill, form, h, svg, toast, when } from "./dom.js";
 
 export const title = "Tracks";
 
@@ -31,7 +31,7 @@ async function showAll(pane, site, scope) {
           h(
             "li",
             {},
-            h("div", { className: "head" }, h("a", { href: `#/tracks/${track.id}` }, h("b", {}, track.title)), h("span", { className: "quiet" }, `${track.artist || track.creator.display_name} · ${clock(track.duration_s)} · ${track.play_count} plays`)),
+            h("div", { className: "head" }, h("a", { href: `#/tracks/${track.id}` }, h("b", {}, track.title)), h("span", { className: "quiet" }, `${track.artist || track.creator.display_name} · ${clock(track.duration_s)} · ${counted(track.play_count, "play")}`)),
             track.album_title && h("div", { className: "quiet small" }, track.album_title),
           ),
         ),
@@ -80,7 +80,7 @@ async function showTrack(pane, site, scope, id) {
     pane,
     h("p", {}, h("a", { href: "#/tracks" }, "← All tracks")),
     h("h1", {}, track.title),
-    h("p", { className: "quiet" }, `${track.artist || track.creator.display_name} · `, h("span", {}, `${track.play_count} plays`), track.album_title ? ` · ${track.album_title}` : ""),
+    h("p", { className: "quiet" }, `${track.artist || track.creator.display_name} · `, h("span", {}, counted(track.play_count, "play")), track.album_title ? ` · ${track.album_title}` : ""),
     h("section", { className: "card stack" }, wave, audio),
     h("div", { className: "columns" }, h("section", { className: "card" }, h("h2", {}, "Comments"), typing, list), h("section", { className: "card" }, box)),
   );
