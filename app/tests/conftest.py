@@ -1,7 +1,8 @@
 """Databases and sites for the tests of encore.
 
-`database` is a fresh database in this process, once on SQLite and once on PostgreSQL. For whole sites: `make_site` starts
-one for a test; `shared_site` is one for a module, of two replicas on SQLite with a broker, for tests that break nothing.
+`database` is a fresh database in this process, once on SQLite and once on PostgreSQL. For whole sites: `make_site`
+starts one for a test; `shared_site` is one for a module, of two replicas on SQLite with a broker, for tests that break
+nothing.
 """
 
 from __future__ import annotations
