@@ -139,9 +139,12 @@ def seed(
 
 
 def _seed(settings: Settings) -> None:
-    from encore.seeding import seed_demo
+    from encore.seeding import CannotSeed, seed_demo
 
-    with_database(settings, seed_demo)
+    try:
+        with_database(settings, seed_demo)
+    except CannotSeed as error:
+        raise StartRefused(str(error), code=Exit.DATABASE) from error
 
 
 @main.command()

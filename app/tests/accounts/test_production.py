@@ -14,7 +14,7 @@ from fastapi.routing import iter_route_contexts
 
 from encore.db import WriteSession
 from encore.main import app
-from harness.site import Site
+from harness.site import WITHOUT_TLS, Site
 
 ANN = {"username": "ann", "email": "ann@example.org", "password": "correct horse"}
 PRODUCTION = {"ENCORE_MODE": "production", "ENCORE_OPERATOR_TOKEN": "operator-token-of-the-tests"}
@@ -29,7 +29,7 @@ def cookie_of(answer: httpx2.Response) -> Morsel[str]:
 
 async def journey(site: Site, name: str, *, is_secure: bool) -> None:
     """Sign up, look at everything, sign out: the cookie is set where it has to be, and nowhere else."""
-    async with httpx2.AsyncClient(base_url=site.url(), timeout=20) as visitor:
+    async with httpx2.AsyncClient(base_url=site.url(), timeout=20, verify=WITHOUT_TLS) as visitor:
         answer = await visitor.post("/api/auth/signup", json=ANN)
         assert answer.status_code == 201, answer.text
         cookie = cookie_of(answer)

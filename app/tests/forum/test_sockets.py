@@ -50,12 +50,18 @@ async def test_a_socket_is_refused_with_a_reason_when_it_may_not_be_there(shared
             for path in (f"{API}/ws/thread/{thread}", f"/ws/forum/{thread}"):
                 assert await code_of(person.at(1), path) == 4503
     for path in (f"{API}/ws/thread/x", f"{API}/ws/thread/0", f"/ws/forum/{10**30}"):
-        assert await code_of(ann, path) in (403, 1008)
+        assert await code_of(ann, path) == 4503
 
 
 async def test_what_is_not_understood_is_answered_and_the_socket_stays(shared_site: Site) -> None:
     ann = await shared_site.person()
     thread = (await begin(ann))["thread"]["id"]
+    async with ann.socket(f"{API}/ws/thread/{thread}") as socket:
+        await socket.next("connected")
+        await socket.send({"type": "typing", "is_typing": "perhaps"})
+        answer = await socket.next()
+        assert (answer["type"], answer["code"]) == ("error", "invalid")
+        assert await socket.heard() == []
     async with ann.socket(f"{API}/ws/v2") as socket:
         await socket.next("connected")
         for message, code in (

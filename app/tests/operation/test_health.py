@@ -14,7 +14,7 @@ import encore
 from encore.db import open_database
 from encore.main import app
 from harness.databases import Databases
-from harness.site import Person, Site, eventually
+from harness.site import WITHOUT_TLS, Person, Site, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -39,7 +39,7 @@ async def signed_in(site: Site, *roles: str) -> dict[str, str]:
 
 
 async def ask(site: Site, path: str, *, method: str = "GET", **headers: str) -> httpx2.Response:
-    async with httpx2.AsyncClient(base_url=site.url(), timeout=20) as client:
+    async with httpx2.AsyncClient(base_url=site.url(), timeout=20, verify=WITHOUT_TLS) as client:
         return await client.request(method, path, headers=headers)
 
 

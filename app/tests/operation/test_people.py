@@ -102,3 +102,12 @@ async def test_sockets_end_on_all_replicas_when_a_role_is_taken_away_by_the_comm
         assert (done.returncode, done.stderr.strip()) == (Exit.OK, "encore: cleo has no role now")
         assert await here.closed() >= 4500
         assert await there.closed() >= 4500
+
+
+async def test_seeding_is_refused_in_one_line_when_somebody_has_a_demo_persons_name(site: str) -> None:
+    assert run("create", "ann", "--email", "ann@example.org", typed=f"{PASSWORD}\n")[0] == Exit.OK
+    results = []
+    aside(lambda: results.append(CliRunner().invoke(main, ["seed", "--demo"])))
+    assert results[0].exit_code == Exit.DATABASE
+    assert "somebody is called ann already" in results[0].output
+    assert "Traceback" not in results[0].output

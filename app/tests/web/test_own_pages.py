@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 
 import httpx2
@@ -13,7 +14,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from encore import web
+from encore.main import app as site
 from encore.settings import Settings
+from encore.web.bodies import BODIES
 
 EVIL = "https://evil.example"
 SITE = "https://site.example"
@@ -150,3 +153,32 @@ async def test_a_development_server_on_this_machine_may() -> None:
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
         headers = {"origin": "http://localhost:5173", "sec-fetch-site": "same-site"}
         assert (await client.post("/api/auth/login", json={}, headers=headers)).status_code == 200
+
+
+def changing_routes() -> list[tuple[str, str]]:
+    """Method and path of everything on the site that changes something."""
+    found = [
+        (method.upper(), path)
+        for path, methods in site.openapi()["paths"].items()
+        for method in methods
+        if method in ("post", "put", "patch", "delete")
+    ]
+    assert len(found) > 50
+    return found
+
+
+async def test_no_route_of_the_site_is_open_to_pages_of_other_websites() -> None:
+    transport = httpx2.ASGITransport(app=site)
+    async with httpx2.AsyncClient(transport=transport, base_url=SITE) as client:
+        for method, path in changing_routes():
+            place = re.sub(r"\{[^}]+\}", "1", path)
+            for headers in ({"origin": EVIL}, {"sec-fetch-site": "cross-site"}, {"origin": "null"}):
+                answer = await client.request(method, place, headers=headers)
+                assert (answer.status_code, answer.json()["code"]) == (403, "cross_site"), (method, path)
+            rule = next((one for one in BODIES if one.method == method and one.pattern.fullmatch(place)), None)
+            taken = () if rule is None else rule.content_types
+            # A form that says nothing of where it comes from can send no JSON.
+            for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+                if kind not in taken:
+                    answer = await client.request(method, place, content=b"{}", headers={"content-type": kind})
+                    assert answer.status_code == 415, (method, path, kind)

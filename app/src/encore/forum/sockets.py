@@ -6,15 +6,16 @@ What cannot be done is answered by `error` with one of the codes unknown_type, i
 # No `from __future__ import annotations`: FastAPI reads the annotations of the endpoints.
 
 import asyncio
+import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, WebSocket
+from fastapi import APIRouter, Depends, WebSocket
 from pydantic import ValidationError
 from starlette.exceptions import WebSocketException
 
-from antiphon import Connection, Forbidden, UsageError
+from antiphon import Connection, Forbidden, UsageError, refuse
 from encore.db import database
 from encore.forum.access import audience, may_read, topic_of
 from encore.forum.channel import SignedIn, manager
@@ -41,6 +42,7 @@ _sockets: defaultdict[str, set[str]] = defaultdict(set)
 """The connections of each user on this replica: nobody is told that they type themselves."""
 
 OnMessage = Callable[[Connection, object], Awaitable[None]]
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 NO_THREAD = Problem(code="not_found", message="There is no such thread")
 
 
@@ -69,17 +71,18 @@ async def what_everybody_hears(websocket: WebSocket, offered: Earlier, identity:
 
 @router.websocket("/api/forum/ws/thread/{thread_id}")
 @router.websocket("/ws/forum/{thread_id}")
-async def one_thread(
-    websocket: WebSocket, thread_id: Annotated[int, Path(ge=1, lt=10**18)], offered: Earlier, identity: SignedIn
-) -> None:
+async def one_thread(websocket: WebSocket, thread_id: str, offered: Earlier, identity: SignedIn) -> None:
     """The earlier socket of one thread. Refused with 4503 when there is none, or it is not for this user."""
+    if _NUMBER.fullmatch(thread_id) is None:
+        await refuse(websocket, Forbidden(f"there is no thread {thread_id[:40]!r}"))
+    number = int(thread_id)
 
     async def on_message(connection: Connection, message: object) -> None:
         if isinstance(message, dict) and message.get("type") == "typing":
-            await _on_typing(connection, {**message, "thread_id": thread_id})
+            await _handle(_on_typing, connection, {**message, "thread_id": number})
 
-    hello = Connected(message="Connected to thread updates", thread_id=thread_id)
-    await _serve(websocket, identity, hello, topics=[topic_of(thread_id)], on_message=on_message)
+    hello = Connected(message="Connected to thread updates", thread_id=number)
+    await _serve(websocket, identity, hello, topics=[topic_of(number)], on_message=on_message)
 
 
 async def _serve(
@@ -124,6 +127,11 @@ async def _on_message(connection: Connection, message: object) -> None:
         unknown = "This socket takes the types subscribe, unsubscribe, typing and ping"
         await _answer(connection, Problem(code="unknown_type", message=unknown))
         return
+    await _handle(handler, connection, message)
+
+
+async def _handle(handler: OnMessage, connection: Connection, message: object) -> None:
+    """Let this do what a client asks for; what is wrong with the message is answered."""
     try:
         await handler(connection, message)
     except ValidationError as error:
