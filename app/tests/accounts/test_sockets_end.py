@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from accounts.conftest import MakeHall
 from sqlalchemy import update
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from encore.accounts.models import LoginSession, User
 from encore.accounts.service_people import create_user
@@ -185,6 +185,33 @@ async def test_a_ticket_lets_one_socket_in_on_any_replica(halls: Site) -> None:
         assert await socket.closed() == REVOKED
     await halls.guest().post("/api/auth/ws-ticket", status=401)
     assert answer["ticket"] not in halls.log(0) + halls.log(1)
+
+
+async def test_a_ticket_lets_one_in_when_many_try_it_at_once_on_two_replicas(halls: Site) -> None:
+    path = f"/hall?ticket={(await (await halls.person()).post('/api/auth/ws-ticket'))['ticket']}"
+
+    async def enter(replica: int) -> bool:
+        async with halls.guest(replica=replica).socket(path, origin=None) as socket:
+            try:
+                await socket.heard()
+            except ConnectionClosed:
+                return False
+            return True
+
+    assert (await asyncio.gather(*(enter(number % 2) for number in range(10)))).count(True) == 1
+
+
+async def test_no_socket_stays_open_when_its_session_ends_while_it_connects(halls: Site) -> None:
+    for _ in range(4):
+        ann = await halls.person()
+
+        async def enter(replica: int, *, person: Person = ann) -> int:
+            async with person.at(replica).socket("/hall") as socket:
+                return await socket.closed()
+
+        tries = [enter(number % 2) for number in range(4)]
+        *codes, _ = await asyncio.gather(*tries, ann.post("/api/auth/logout"))
+        assert set(codes) <= {REVOKED, NOT_SIGNED_IN}
 
 
 async def test_tickets_are_refused_when_somebody_asks_all_the_time(halls: Site) -> None:

@@ -163,7 +163,7 @@ async def test_scheduled_ones_are_sent_once_when_replicas_are_killed_and_started
         assert [row["id"] for row in waiting["items"]] == wanted[:2]
         rest = await cleo.get(f"/api/creator/broadcasts?scheduled=true&cursor={waiting['next_cursor']}")
         assert [row["id"] for row in rest["items"]] == [wanted[2], taken_back]
-        await cleo.delete(f"/api/creator/broadcasts/{taken_back}", status=204)
+        await cleo.delete(f"/api/creator/broadcasts/{taken_back}")
         site.kill(1)
         await pass_an_hour(site)
         site.start(1)

@@ -45,6 +45,15 @@ async def test_one_of_many_sends_it_when_all_try_at_once(database: Database) -> 
     assert sorted(await asyncio.gather(*(fire() for _ in range(8)))) == [False] * 7 + [True]
 
 
+async def test_the_last_one_alone_is_active_when_many_are_sent_at_once(database: Database) -> None:
+    cleo = await add_user(database, "cleo", is_creator=True)
+    numbers = await asyncio.gather(*(add_broadcast(database, cleo, f"number {number}") for number in range(8)))
+    async with database.reading() as session:
+        rows = (await session.scalars(select(Broadcast).order_by(Broadcast.sent_at, Broadcast.id))).all()
+    assert sorted(row.id for row in rows) == sorted(numbers)
+    assert [row.status for row in rows] == ["cleared"] * 7 + ["active"]
+
+
 async def test_nothing_is_announced_when_the_unit_of_work_fails(database: Database) -> None:
     cleo = await add_user(database, "cleo", is_creator=True)
     before = manager.stats().published

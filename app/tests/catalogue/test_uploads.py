@@ -284,8 +284,10 @@ async def test_more_uploads_are_refused_when_enough_are_running(visit: Visit, st
     for _ in running:
         await waiting.acquire()
     refused = await cleo.post("/api/tracks", content=form((AUDIO, sound()), (TITLE, b"x")), headers=headers)
-    assert (refused.status_code, refused.json()["code"]) == (429, "too_many_uploads")
-    assert int(refused.headers["retry-after"]) > 0
+    cover = await cleo.put("/api/albums/1/cover", content=picture(), headers={"Content-Type": "image/png"})
+    for answer in (refused, cover):
+        assert (answer.status_code, answer.json()["code"]) == (429, "too_many_uploads")
+        assert int(answer.headers["retry-after"]) > 0
     go_on.set()
     assert [answer.status_code for answer in await asyncio.gather(*running)] == [201] * len(running)
     assert len(kept(storage)) == len(running)
@@ -295,7 +297,7 @@ async def test_two_uploads_of_one_file_share_nothing_when_one_is_deleted(visit: 
     cleo = await visit("cleo", is_creator=True)
     audio = sound()
     first, second = [await upload(cleo, audio, title=title) for title in ("one", "two")]
-    assert (await cleo.delete(f"/api/tracks/{first['id']}")).status_code == 204
+    assert (await cleo.delete(f"/api/tracks/{first['id']}")).status_code == 200
     got = await cleo.get(second["audio_url"])
     assert hashlib.sha256(got.content).digest() == hashlib.sha256(audio).digest()
     assert kept(storage) == [".flac"]

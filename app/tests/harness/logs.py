@@ -23,7 +23,9 @@ def logging_kept() -> Iterator[None]:
             logger.handlers = [] if kept is None else kept.handlers
             logger.propagate = True if kept is None else kept.propagate
             logger.disabled = False if kept is None else kept.disabled
-            logger.setLevel(logging.NOTSET if kept is None else kept.level)  # also forgets who is enabled for what
+            level = logging.NOTSET if kept is None else kept.level
+            if logger.level != level:  # each time costs a look at all loggers there are
+                logger.setLevel(level)
         structlog.reset_defaults()
 
 

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 import tempfile
 import time
@@ -34,6 +35,7 @@ START_S = 60.0
 ANSWER_S = 30.0
 WITHOUT_TLS = False
 """For clients of replicas: to read all certificates of the machine would take each of them 30 ms."""
+PORT_TAKEN = re.compile(r"cannot listen on \S+ port|address already in use", re.IGNORECASE)
 NOT_OURS = ("ANTIPHON_", "ENCORE_", "REDIS_URL", "DATABASE_URL", "USE_REDIS_WEBSOCKET")
 _numbers = itertools.count(1)
 
@@ -215,7 +217,7 @@ class Site:
             self.start(number)
         try:
             for number in range(self._count):
-                await self.ready(number)
+                await self._first_ready(number)
         except BaseException:
             await self.close()
             raise
@@ -260,6 +262,19 @@ class Site:
                     if (await client.get("/healthz")).status_code == 200:
                         return
                 await asyncio.sleep(0.05)
+
+    async def _first_ready(self, replica: int) -> None:
+        """As `ready`, on another port when somebody else's server has taken the chosen one meanwhile."""
+        while True:
+            try:
+                return await self.ready(replica)
+            except AssertionError:
+                if not PORT_TAKEN.search(self.log(replica)):
+                    raise
+            self.kill(replica)
+            self.log_path(replica).unlink()
+            self.ports[replica] = free_port()
+            self.start(replica)
 
     def kill(self, replica: int) -> None:
         """SIGKILL, and wait."""

@@ -67,7 +67,7 @@ async def _threads(stage: Stage) -> tuple[int, int]:
     for page in pages:
         await page.send({"type": "unsubscribe", "thread_id": thread})
     await stage.all_hear(pages, "unsubscribed", thread_id=thread)
-    await ann.delete(f"{ROOT}/messages/{reply['id']}", status=204)
+    await ann.delete(f"{ROOT}/messages/{reply['id']}")
     await stage.all_hear(earlier, "message_deleted", message_id=reply["id"])
     return thread, first
 
@@ -94,7 +94,7 @@ async def _moderation(stage: Stage, thread: int, message: int) -> None:
     await stage.there(tom).get(f"{ROOT}/threads/{other}")
     doomed = await ann.post(f"{ROOT}/threads", {"title": "A mistake", "content": "x"}, status=201)
     world = await stage.pages(ann, f"{ROOT}/ws/global")
-    await tom.delete(f"{ROOT}/threads/{doomed['thread']['id']}", status=204)
+    await tom.delete(f"{ROOT}/threads/{doomed['thread']['id']}")
     await stage.all_hear(world, "thread_deleted", thread_id=doomed["thread"]["id"])
 
 
@@ -135,6 +135,6 @@ async def _private(stage: Stage, thread: int, message: int) -> None:
     assert len((await stage.there(ben).get(f"{ROOT}/threads/{thread}/members"))["items"]) == 2
     await stage.there(ben).get(f"{ROOT}/threads/{thread}/members/{ben.id}")
     await ann.put(f"{ROOT}/threads/{thread}/members/{stage.tom.id}")
-    await ann.delete(f"{ROOT}/threads/{thread}/members/{ben.id}", status=204)
+    await ann.delete(f"{ROOT}/threads/{thread}/members/{ben.id}")
     await stage.all_hear(pages, "unsubscribed", thread_id=thread)
     await stage.there(ben).get(f"{ROOT}/threads/{thread}", status=404)

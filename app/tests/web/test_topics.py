@@ -74,3 +74,28 @@ async def test_nothing_is_published_by_a_client(shared_site: Site, path: str) ->
         asked: list[Json] = [{"type": "publish", "topic": topic, "message": message} for topic in topics]
         assert await answers(ann, path, asked) == ["forbidden"] * len(topics)
         assert [told["type"] for told in await socket.heard()] == []
+
+
+@pytest.mark.parametrize("replica", [0, 1])
+async def test_nothing_is_heard_when_access_is_lost_while_one_subscribes(shared_site: Site, replica: int) -> None:
+    ann, ben = await shared_site.person(), await shared_site.person(replica=replica)
+    body = {"title": "Ours", "content": "Hello", "is_private": True, "member_ids": [ben.id]}
+    thread = (await ann.post("/api/forum/threads", body, status=201))["thread"]["id"]
+    path = f"/api/forum/threads/{thread}"
+    async with ben.socket("/api/forum/ws/v2") as socket, ann.socket("/api/forum/ws/v2") as of_ann:
+        await socket.next("connected")
+        await of_ann.send({"type": "subscribe", "thread_id": thread})
+        await of_ann.next("subscribed")
+
+        async def subscribe() -> None:
+            for _ in range(10):
+                await socket.send({"type": "subscribe", "thread_id": thread})
+                await asyncio.sleep(0)
+
+        await asyncio.gather(subscribe(), ann.delete(f"{path}/members/{ben.id}"), subscribe())
+        await ann.post(f"{path}/messages", {"content": "behind his back"}, status=201)
+        await of_ann.next("new_message")
+        await socket.heard()
+        assert "behind his back" not in json.dumps(socket.received)
+        await socket.send({"type": "subscribe", "thread_id": thread})
+        assert (await socket.next("error"))["code"] == "not_found"

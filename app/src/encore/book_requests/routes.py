@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, WebSocket
 
 from encore.accounts.access import CurrentUser
+from encore.answers import Gone
 from encore.book_requests import listings, service
 from encore.book_requests.admin_routes import router as admin_router
 from encore.book_requests.channel import Decider, SignedIn, admins, requesters
@@ -82,10 +83,11 @@ async def get_request(session: ReadSession, user: CurrentUser, request_id: Numbe
     return RequestDetail(**OwnRequest.of(request, username).model_dump(), history=history)
 
 
-@router.delete("/api/book-requests/{request_id}", status_code=204, responses={**NOT_FOUND, **CONFLICT})
-async def withdraw_request(session: WriteSession, user: CurrentUser, request_id: Number) -> None:
+@router.delete("/api/book-requests/{request_id}", responses={**NOT_FOUND, **CONFLICT})
+async def withdraw_request(session: WriteSession, user: CurrentUser, request_id: Number) -> Gone:
     """Take one's own request back while it is pending."""
     await service.withdraw(session, user, request_id)
+    return Gone()
 
 
 @router.post("/api/book-requests/{request_id}/vote", responses={**NOT_FOUND, **CONFLICT})

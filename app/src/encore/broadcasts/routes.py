@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, WebSocket
 
 from antiphon import Connection, Identity
 from encore.accounts.access import CurrentUser, Staff
+from encore.answers import Gone
 from encore.broadcasts import figures, service, timekeeper
 from encore.broadcasts.channel import SignedIn, audience, manager
 from encore.broadcasts.messages import AcknowledgeBroadcast, ActiveBroadcast, Connected, GetActiveBroadcast
@@ -132,10 +133,11 @@ async def list_broadcast_receipts(
     return Page(items=items, next_cursor=behind)
 
 
-@router.delete("/api/creator/broadcasts/{broadcast_id}", responses={**NOT_FOUND, **CONFLICT}, status_code=204)
-async def cancel_broadcast(session: WriteSession, user: Staff, broadcast_id: Number) -> None:
+@router.delete("/api/creator/broadcasts/{broadcast_id}", responses={**NOT_FOUND, **CONFLICT})
+async def cancel_broadcast(session: WriteSession, user: Staff, broadcast_id: Number) -> Gone:
     """Take a scheduled broadcast back before its time."""
     await service.cancel(session, broadcast_id)
+    return Gone()
 
 
 @router.websocket("/api/creator/broadcast/ws")

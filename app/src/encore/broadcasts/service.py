@@ -6,7 +6,7 @@ import datetime
 import hashlib
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, Select, and_, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from encore.accounts.models import User
@@ -15,7 +15,7 @@ from encore.broadcasts.messages import BroadcastCleared, NewBroadcast
 from encore.broadcasts.mirror import mirror
 from encore.broadcasts.models import Broadcast, BroadcastReceipt, Status
 from encore.broadcasts.schemas import BroadcastData, NewBroadcastBody
-from encore.db import after_commit, insert, now
+from encore.db import after_commit, database, insert, now
 from encore.errors import BadRequest, Conflict, NotFound
 from encore.live import Announcement, announce
 from encore.pagination import read_cursor
@@ -36,7 +36,10 @@ __all__ = [
 ]
 
 DUE_LIMIT = 20
+LOOKS = 5
 FURTHEST = datetime.timedelta(days=366)
+SENDING = 0x656E636F7265
+"""PostgreSQL's lock that one who sends holds: of two at once neither would see the other's, and both stayed active."""
 
 
 async def create(session: AsyncSession, author: User, new: NewBroadcastBody) -> tuple[Broadcast, Announcement | None]:
@@ -70,6 +73,8 @@ async def create(session: AsyncSession, author: User, new: NewBroadcastBody) -> 
 
 async def fire(session: AsyncSession, broadcast_id: int) -> Announcement | None:
     """Send a scheduled one at the commit; None if it is not scheduled any more: of many replicas one gets to do it."""
+    if session.get_bind().dialect.name == "postgresql":
+        await session.execute(select(func.pg_advisory_xact_lock(SENDING)))
     at = now()
     claim = update(Broadcast).where(Broadcast.id == broadcast_id, Broadcast.status == Status.SCHEDULED)
     claimed = await session.execute(claim.values(status=Status.ACTIVE, sent_at=at).returning(Broadcast.id))
@@ -82,7 +87,7 @@ async def fire(session: AsyncSession, broadcast_id: int) -> Announcement | None:
         session, manager, NewBroadcast(broadcast=data), target_user_ids=await targets_of(session, broadcast)
     )
     if not broadcast.audience:
-        _show(session, data)
+        after_commit(session, show_current)
     return announcement
 
 
@@ -102,7 +107,7 @@ async def clear(session: AsyncSession, broadcast_id: int | None) -> list[int]:
         raise NotFound(f"there is no broadcast {broadcast_id}")
     ended = await _end(session, Broadcast.id == broadcast_id if broadcast_id is not None else None)
     if any(not broadcast.audience for broadcast in ended):
-        _show(session, None)
+        after_commit(session, show_current)
     return [broadcast.id for broadcast in ended]
 
 
@@ -178,13 +183,28 @@ async def record_deliveries(session: AsyncSession, notes: Collection[Delivered])
 async def repair_mirror(session: AsyncSession) -> None:
     """Write to Redis what it should show, after it was away."""
     mirror.is_stale = False
-    active = (await session.scalars(_active().where(Broadcast.audience == "").limit(1))).first()
+    active = await _shown(session)
     await mirror.current(None if active is None else BroadcastData.of(active).model_dump_json())
     if active is not None:
         users = select(BroadcastReceipt.user_id).where(
             BroadcastReceipt.broadcast_id == active.id, BroadcastReceipt.acknowledged_at.is_not(None)
         )
         await mirror.acknowledged(active.id, (await session.scalars(users)).all())
+
+
+async def show_current() -> None:
+    """Write to Redis what is active. Two replicas that do so at once may overtake one another, so each looks again."""
+    shown: str | None = ""
+    for _ in range(LOOKS):
+        payload = None
+        if mirror.may_be_there:
+            async with database().reading() as session:
+                active = await _shown(session)
+            payload = None if active is None else BroadcastData.of(active).model_dump_json()
+        if payload == shown:
+            return
+        await mirror.current(payload)
+        shown = payload
 
 
 async def history_page(
@@ -221,6 +241,11 @@ async def seen_by_page(
     return [(receipt, name) for receipt, name in rows]
 
 
+async def _shown(session: AsyncSession) -> Broadcast | None:
+    """What everybody sees at present."""
+    return (await session.scalars(_active().where(Broadcast.audience == "").limit(1))).first()
+
+
 def _active() -> Select[Broadcast]:
     active = select(Broadcast).where(Broadcast.status == Status.ACTIVE)
     return active.order_by(Broadcast.sent_at.desc(), Broadcast.id.desc())
@@ -250,11 +275,6 @@ async def targets_of(session: AsyncSession, broadcast: Broadcast) -> list[str] |
     holds = [flags[role].is_(True) for role in broadcast.roles]
     found = set(await session.scalars(select(User.id).where(or_(*holds)))) if holds else set()
     return [str(user_id) for user_id in sorted(found.union(broadcast.user_ids))]
-
-
-def _show(session: AsyncSession, data: BroadcastData | None) -> None:
-    payload = None if data is None else data.model_dump_json()
-    after_commit(session, lambda: mirror.current(payload))
 
 
 def _audience_key(roles: Sequence[str], user_ids: Sequence[int]) -> str:

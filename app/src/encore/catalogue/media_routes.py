@@ -27,6 +27,7 @@ Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer}}
 REFUSED: dict[int | str, dict[str, Any]] = {code: {"model": ErrorAnswer} for code in (400, 404, 413, 415)}
+COVER_REFUSED = REFUSED | {503: {"model": ErrorAnswer}}
 UPLOAD = REFUSED | {code: {"model": ErrorAnswer} for code in (409, 503)}
 
 
@@ -127,10 +128,10 @@ async def track_cover_head(track_id: Id, request: Request, session: ReadSession)
     return await track_cover(track_id, request, session)
 
 
-@router.put("/tracks/{track_id}/cover", responses=REFUSED, openapi_extra=COVER_BODY)
+@router.put("/tracks/{track_id}/cover", responses=COVER_REFUSED, openapi_extra=COVER_BODY)
 async def put_track_cover(track_id: Id, request: Request, user: Staff) -> TrackAnswer:
     """Give the track a cover of its own: the picture is the body. For its creator and admins."""
-    async with received_cover(request) as received:
+    async with received_cover(request, user_id=user.id) as received:
         assert received.cover_file is not None
         async with database().writing() as session:
             await service.set_track_cover(session, user, track_id, received.cover_file)
@@ -152,10 +153,10 @@ async def album_cover_head(album_id: Id, request: Request, session: ReadSession)
     return await album_cover(album_id, request, session)
 
 
-@router.put("/albums/{album_id}/cover", responses=REFUSED, openapi_extra=COVER_BODY)
+@router.put("/albums/{album_id}/cover", responses=COVER_REFUSED, openapi_extra=COVER_BODY)
 async def put_album_cover(album_id: Id, request: Request, user: Staff) -> AlbumAnswer:
     """Give the album a cover: the picture is the body. For its creator and admins."""
-    async with received_cover(request) as received:
+    async with received_cover(request, user_id=user.id) as received:
         assert received.cover_file is not None
         async with database().writing() as session:
             await service.set_album_cover(session, user, album_id, received.cover_file)

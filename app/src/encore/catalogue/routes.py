@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, status
 
 from encore.accounts.access import CurrentUser, Staff
+from encore.answers import Gone
 from encore.catalogue import listing, media_routes, service
 from encore.catalogue.schemas import (
     AlbumAnswer,
@@ -84,10 +85,11 @@ async def change_album(album_id: Id, change: AlbumChange, user: Staff, session: 
     return AlbumAnswer.of(found)
 
 
-@router.delete("/albums/{album_id}", status_code=status.HTTP_204_NO_CONTENT, responses=UNKNOWN_OR_CONFLICT)
-async def delete_album(album_id: Id, user: Staff, session: WriteSession) -> None:
+@router.delete("/albums/{album_id}", responses=UNKNOWN_OR_CONFLICT)
+async def delete_album(album_id: Id, user: Staff, session: WriteSession) -> Gone:
     """Delete an album that has no tracks any more. For its creator and admins."""
     await service.delete_album(session, user, album_id)
+    return Gone()
 
 
 @router.get("/tracks", responses=BAD_CURSOR)
@@ -121,10 +123,11 @@ async def change_track(track_id: Id, change: TrackChange, user: Staff, session: 
     return TrackAnswer.of(await listing.find_track(session, track_id, refresh=True))
 
 
-@router.delete("/tracks/{track_id}", status_code=status.HTTP_204_NO_CONTENT, responses=UNKNOWN)
-async def delete_track(track_id: Id, user: Staff, session: WriteSession) -> None:
+@router.delete("/tracks/{track_id}", responses=UNKNOWN)
+async def delete_track(track_id: Id, user: Staff, session: WriteSession) -> Gone:
     """Delete a track, its files, and what was said about it. For its creator and admins."""
     await service.delete_track(session, user, track_id)
+    return Gone()
 
 
 @router.post("/tracks/{track_id}/play", responses=UNKNOWN)

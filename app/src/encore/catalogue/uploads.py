@@ -27,6 +27,7 @@ AT_ONCE = 8
 """Uploads that a replica takes at the same time; each may decode, in a process of its own."""
 AT_ONCE_PER_USER = 3
 RECEIVE_S = 1800.0
+RECEIVE_COVER_S = 60.0
 
 _running: collections.Counter[int] = collections.Counter()
 
@@ -74,17 +75,22 @@ async def received_audio(request: Request, *, user_id: int) -> AsyncIterator[Rec
 
 
 @contextlib.asynccontextmanager
-async def received_cover(request: Request) -> AsyncIterator[Received]:
+async def received_cover(request: Request, *, user_id: int) -> AsyncIterator[Received]:
     """Take a picture in, as the request's body, and put it into the storage for as long as the block does not fail.
 
-    Raises TooLarge (413), UnsupportedMedia (415), Unprocessable (422), Unavailable (503).
+    Raises TooLarge (413), UnsupportedMedia (415), Unprocessable (422), BadRequest (400) for one that takes longer than
+    a minute, and what `received_audio` raises beyond its uploads at the same time and for the storage.
     """
-    content = bytearray()
-    async for piece in read_bounded(request, limit_bytes=COVER_BYTES):
-        content += piece
-    picture = read_picture(bytes(content))
     received = Received()
-    with _working_storage():
+    with _slot(user_id), _working_storage():
+        content = bytearray()
+        try:
+            async with asyncio.timeout(RECEIVE_COVER_S):
+                async for piece in read_bounded(request, limit_bytes=COVER_BYTES):
+                    content += piece
+        except TimeoutError:
+            raise BadRequest("the cover took longer than a minute", code="upload_too_slow") from None
+        picture = read_picture(bytes(content))
         received.cover_file = await asyncio.to_thread(storage().keep_bytes, bytes(content), suffix=picture.suffix)
     try:
         yield received

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Form, Path, Query, WebSocket
 
 from antiphon import Connection
 from encore.accounts.access import CurrentUser
+from encore.answers import Gone
 from encore.comments import service
 from encore.comments.bodies import EDITED_BODY, EditedBody
 from encore.comments.channel import SignedIn, manager, topic_of, typing_notes
@@ -78,10 +79,11 @@ async def edit_comment(session: WriteSession, user: CurrentUser, comment_id: Num
     return await service.edit(session, user, comment_id=comment_id, content=edited.content)
 
 
-@router.delete("/api/comments/{comment_id}", status_code=204, responses=NO_COMMENT)
-async def delete_comment(session: WriteSession, user: CurrentUser, comment_id: Number) -> None:
+@router.delete("/api/comments/{comment_id}", responses=NO_COMMENT)
+async def delete_comment(session: WriteSession, user: CurrentUser, comment_id: Number) -> Gone:
     """Delete a comment; its replies stay."""
     await service.remove(session, user, comment_id=comment_id)
+    return Gone()
 
 
 @router.put("/api/tracks/{track_id}/comments-closed", responses=NO_TRACK)

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from encore.accounts.access import CurrentUser, MaybeUser
+from encore.answers import Gone
 from encore.db import ReadSession, WriteSession
 from encore.forum import like_service, listings, message_service, report_service, thread_service
 from encore.forum.bodies import MessageBody, NewMessageBody, NewSubThreadBody, PreviewBody, ReportBody
@@ -86,10 +87,11 @@ async def edit_message(
     return await message_service.edit_message(session, editor=editor, message_id=message_id, content=body.content)
 
 
-@router.delete("/messages/{message_id}", status_code=204, responses=GONE | CONFLICT)
-async def delete_message(session: WriteSession, actor: CurrentUser, message_id: PathId) -> None:
+@router.delete("/messages/{message_id}", responses=GONE | CONFLICT)
+async def delete_message(session: WriteSession, actor: CurrentUser, message_id: PathId) -> Gone:
     """Remove a message: its author, and moderators. Its place in the listing stays; its text and history go."""
     await message_service.delete_message(session, actor=actor, message_id=message_id)
+    return Gone()
 
 
 @router.get("/messages/{message_id}/edits", responses=BAD | GONE)

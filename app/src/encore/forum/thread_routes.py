@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 
 from encore.accounts.access import CurrentUser, MaybeUser
+from encore.answers import Gone
 from encore.db import ReadSession, WriteSession
 from encore.errors import ErrorAnswer
 from encore.forum import listings, member_service, thread_service
@@ -60,10 +61,11 @@ async def rename_thread(session: WriteSession, actor: CurrentUser, thread_id: Pa
     return await thread_service.rename_thread(session, actor=actor, thread_id=thread_id, title=body.title)
 
 
-@router.delete("/threads/{thread_id}", status_code=204, responses=GONE | CONFLICT)
-async def delete_thread(session: WriteSession, actor: CurrentUser, thread_id: PathId) -> None:
+@router.delete("/threads/{thread_id}", responses=GONE | CONFLICT)
+async def delete_thread(session: WriteSession, actor: CurrentUser, thread_id: PathId) -> Gone:
     """Delete a thread with its messages and sub-threads, for good. The one who began it, and moderators."""
     await thread_service.delete_thread(session, actor=actor, thread_id=thread_id)
+    return Gone()
 
 
 @router.get("/threads/{thread_id}/sub-threads", responses=BAD | GONE)
@@ -117,10 +119,11 @@ async def add_thread_member(
     return await member_service.add_member(session, actor=actor, thread_id=thread_id, user_id=user_id)
 
 
-@router.delete("/threads/{thread_id}/members/{user_id}", status_code=204, responses=BAD | GONE | CONFLICT)
-async def remove_thread_member(session: WriteSession, actor: CurrentUser, thread_id: PathId, user_id: PathId) -> None:
+@router.delete("/threads/{thread_id}/members/{user_id}", responses=BAD | GONE | CONFLICT)
+async def remove_thread_member(session: WriteSession, actor: CurrentUser, thread_id: PathId, user_id: PathId) -> Gone:
     """Take a private thread away from somebody, at once on all their sockets; or leave it."""
     await member_service.remove_member(session, actor=actor, thread_id=thread_id, user_id=user_id)
+    return Gone()
 
 
 # -- search ------------------------------------------------------------------------------------------------------------
