@@ -34,6 +34,10 @@ __all__ = ["Admission"]
 _TRIES = 3
 
 
+_notes_journal = Journal()
+"""One for all managers of the process: who is signed out is so on all of their channels, and one line says it."""
+
+
 class Admission:
     """Lets sockets in and cuts them off; made on the running loop, ends with the attachment."""
 
@@ -76,7 +80,7 @@ class Admission:
             hub,
             _Asking(attachment),
             end=roster.end,
-            notes=Notes(attachment.store, scope=hub.channel, counters=revocation_counters, journal=journal),
+            notes=Notes(attachment.store, scope=hub.channel, counters=revocation_counters, journal=_notes_journal),
             counters=revocation_counters,
         )
         self.rechecks = self._rechecks()
