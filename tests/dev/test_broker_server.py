@@ -186,11 +186,13 @@ def test_start_takes_another_port_when_the_chosen_one_was_just_taken(
         assert answers(other.port)
 
 
-def test_start_shows_the_log_when_an_argument_is_wrong(kind: ServerKind) -> None:
-    before = set(Path(tempfile.gettempdir()).glob("antiphon-broker-*"))
+def test_start_shows_the_log_and_leaves_nothing_when_an_argument_is_wrong(
+    kind: ServerKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(BrokerServerFailed, match="no-such-option"):
         BrokerServer.start(kind, arguments=("--no-such-option", "1"))
-    assert set(Path(tempfile.gettempdir()).glob("antiphon-broker-*")) <= before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_find_binary_falls_back_to_the_path_without_the_package(
